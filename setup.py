@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The extension table, the directives and the build switches; no logic else.
+
+Switches (environment): KVCORE_VERIFY=1 compiles the O(log n) assertions in; KVCORE_SANITIZE=address|thread|undefined
+(comma-separated) instruments; KVCORE_ANNOTATE=1 writes Cython's HTML; KVCORE_COVERAGE=1 traces lines.
+"""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+VERIFY = os.environ.get("KVCORE_VERIFY") == "1"
+SANITIZE = [s for s in os.environ.get("KVCORE_SANITIZE", "").split(",") if s]
+COVERAGE = os.environ.get("KVCORE_COVERAGE") == "1"
+
+MODULES = {
+    "kvcore._native": [],
+    "kvcore._slab": [],
+    "kvcore._rows": [],
+    "kvcore._btree": [],
+    "kvcore._wal": [],
+    "kvcore._command": [],
+    "kvcore._state": [],
+    "kvcore._checkpoint": [],
+    "kvcore._engine": [],
+    "kvcore.testing._faults": [],
+}
+
+flags = ["-O3", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter",
+         "-Wno-unused-function", "-Wno-missing-field-initializers", "-Wno-sign-compare",
+         "-Wno-cast-function-type", "-Wno-unreachable-code", "-Wno-deprecated-declarations"]
+link = ["-pthread"]
+if SANITIZE:
+    flags = ["-O1", "-g", "-fno-omit-frame-pointer", *flags[1:]]
+    flags += [f"-fsanitize={s}" for s in SANITIZE]
+    link += [f"-fsanitize={s}" for s in SANITIZE]
+macros = [("KVCORE_VERIFY", "1")] if VERIFY else []
+if COVERAGE:
+    macros.append(("CYTHON_TRACE_NOGIL", "1"))
+
+extensions = [
+    Extension(
+        name,
+        [os.path.join("src", *name.split(".")) + ".pyx"],
+        include_dirs=["src/kvcore"],
+        depends=["src/kvcore/_native.h", "src/kvcore/_crc32c.h", "src/kvcore/_os.h", *more],
+        extra_compile_args=[*flags, "-pthread"],
+        extra_link_args=link,
+        define_macros=macros,
+    )
+    for name, more in MODULES.items()
+    if os.path.exists(os.path.join("src", *name.split(".")) + ".pyx")
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        include_path=["src"],
+        annotate=os.environ.get("KVCORE_ANNOTATE") == "1",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": VERIFY,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": VERIFY,
+            "binding": True,
+            "embedsignature": True,
+            "linetrace": COVERAGE,
+        },
+    ),
+)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log: fixed-size segments of checksummed batches.  Format: docs/log-format.md.
+
+Appends and syncs: one caller at a time (the committer).  Reads by position: any thread, no lock, for
+positions below the end published by the last successful append.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from kvcore._native cimport Io, KvIo, KvMutex, KvSlice
+
+
+cdef enum:
+    WAL_HEADER_BYTES = 64        # of a segment and of a batch
+    WAL_COMMANDS = 1             # batch kinds
+    WAL_SEAL = 2                 # an open found a tail, or a clean close: nothing of before is torn
+    WAL_CEILING = 3              # revisions up to `revision` may have been shown to somebody
+    WAL_MOVES = 4                # reserved: values moved out of mostly dead segments
+    WAL_MARK = 5                 # a checkpoint is complete
+    CELL_HEAD = 13               # crc, key length and value length around key and value of a cell
+
+
+cdef struct WalBatch:            # a batch header, in memory
+    uint32_t crc
+    uint64_t nonce
+    uint64_t pos
+    uint64_t durable_upto
+    uint64_t first_index
+    uint64_t term
+    int64_t revision
+    uint32_t len                 # payload bytes
+    uint32_t count               # commands
+    uint8_t kind
+
+
+cdef struct WalSegment:
+    uint64_t seq
+    uint64_t nonce
+    uint32_t seed
+    int handle                   # -1 in memory mode
+    uint64_t file_bytes
+    const uint8_t* view          # mapping, or the memory itself; NULL: read_at
+    uint64_t written_upto        # offset up to which blocks have been written ahead
+
+
+cdef struct Wal:
+    # constant after init
+    const KvIo* io
+    uint64_t segment_bytes
+    bint in_memory
+    bint verify
+    # the segment table; grows only, old tables stay until deinit so that readers need no lock
+    WalSegment** segments
+    uint64_t first_seq
+    uint64_t segment_count
+    # guarded by the committer role
+    uint8_t* staging             # header and payload of the batch being built
+    uint64_t staging_cap
+    uint64_t next_pos            # where the next batch begins
+    uint64_t written_pos         # end of what was written
+    uint64_t durable_pos         # end of what was synced
+    int poison_errno             # 0, or the errno of the first failed write or sync
+    # the next segment, made ready ahead by the maintenance thread
+    KvMutex spare_lock
+    WalSegment* spare
+    # statistics
+    uint64_t batches
+    uint64_t syncs
+    uint64_t bytes
+
+
+# --- append side: REQUIRES the committer role -------------------------------------------------
+# Room for a payload of up to n bytes; NULL: no memory.
+cdef uint8_t* wal_stage(Wal* w, uint64_t n) noexcept nogil
+# Grows the staged room to n bytes, keeping what is there; NULL: no memory.
+cdef uint8_t* wal_stage_more(Wal* w, uint64_t n) noexcept nogil
+# Writes the staged payload as one batch; *payload_pos gets the log position of its first byte.
+# KV_OK, KV_TOO_LARGE (does not fit a segment), KV_POISONED, or KV_UNKNOWN_OUTCOME (and the log is poisoned).
+cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count, uint64_t first_index,
+                    uint64_t term, int64_t revision, uint64_t* payload_pos) noexcept nogil
+# Makes everything appended durable.  A failure poisons the log and is never retried.
+cdef int wal_sync(Wal* w) noexcept nogil
+# --- maintenance: any one thread ----------------------------------------------------------------
+# Writes blocks ahead of the tail, makes the next segment ready; True when there is more to do.
+cdef bint wal_prepare_step(Wal* w, uint64_t budget_bytes, int* status) noexcept nogil
+# --- read side ------------------------------------------------------------------------------------
+# The n bytes at pos, or NULL when the segment is not mapped or pos is outside the log.
+cdef const uint8_t* wal_ptr(const Wal* w, uint64_t pos, uint64_t n) noexcept nogil
+# Copies the n bytes at pos.  KV_OK, KV_IO, KV_CORRUPT (outside the log).
+cdef int wal_read(const Wal* w, uint64_t pos, void* dst, uint64_t n) noexcept nogil
+# The value of a cell, after comparing its CRC and both lengths: a pointer into the mapping when there is
+# one, else into *owned (malloc'ed, the caller frees).  KV_OK, KV_CORRUPT, KV_IO, KV_NOMEM.
+cdef int wal_value(const Wal* w, uint64_t pos, uint32_t key_len, uint32_t value_len, KvSlice* value,
+                   void** owned) noexcept nogil
+# Writes a cell (CELL_HEAD + key + value bytes) at dst; returns its size.
+cdef uint64_t cell_write(uint8_t* dst, KvSlice key, KvSlice value) noexcept nogil
+# Reads a cell header; 0 when it is not one or does not fit n bytes, else the cell's size.
+cdef uint64_t cell_read(const uint8_t* p, uint64_t n, KvSlice* key, KvSlice* value) noexcept nogil
+
+
+# One batch handed to the replayer in order.  Non-zero stops the replay with that status.
+ctypedef int (*wal_replay_fn)(void* ctx, const WalBatch* batch, const uint8_t* payload,
+                              uint64_t payload_pos) noexcept nogil
+
+
+# Owns a Wal; the engine keeps a reference, and so does every result that reads values lazily.
+cdef class Log:
+    cdef Wal c
+    cdef Io io
+    cdef readonly str path                   # "" in memory mode
+    cdef readonly object recovery            # what open found: RecoveryReport
+    cdef int fork_generation
+    cdef bint is_open
+    # Replays every batch from `from_pos` (0: the beginning) and readies the log for appending.
+    cdef int recover(self, uint64_t from_pos, dict expected_segments, wal_replay_fn fn, void* ctx) except -1
+    # After recover: writes the seal the recovery calls for.  `revision` is what the store continues from.
+    cdef int start(self, int64_t revision, uint64_t next_index, uint64_t term) except -1
+    cdef int seal(self, int64_t revision, uint64_t next_index, uint64_t term) except -1
+    cdef int shut(self) except -1

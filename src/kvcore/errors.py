@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every exception kvcore raises on its own account, and the table from native status codes to them.
+
+    Error
+    ├── InvalidArgument (also ValueError)
+    │   ├── EmptyKeyError          key is not provided
+    │   ├── KeyTooLargeError       key longer than max_key_bytes
+    │   ├── RequestTooLargeError   request is too large
+    │   ├── TooManyOpsError        too many operations in txn request
+    │   ├── DuplicateKeyError      duplicate key given in txn request
+    │   ├── KeyNotFoundError       key not found (ignore_value, ignore_lease)
+    │   ├── ValueProvidedError     value is provided (with ignore_value)
+    │   ├── LeaseProvidedError     lease is provided (with ignore_lease)
+    │   └── InvalidSortError       invalid sort option
+    ├── CompactedError             required revision has been compacted
+    ├── FutureRevisionError        required revision is a future revision
+    ├── LeaseNotFoundError         requested lease not found
+    ├── NoSpaceError               database space exceeded
+    ├── ClosedError                verb on a closed object
+    ├── ForkedError                used in a child of the process that opened it
+    ├── OutOfMemoryError (also MemoryError)
+    ├── StorageError (also OSError)
+    │   ├── OutcomeUnknownError    the write or sync of this very request failed
+    │   └── PoisonedError          the log failed earlier; nothing is written any more
+    ├── LockedError                another process has the directory open
+    ├── CorruptError               bytes on disk contradict their checksum or each other
+    └── NewerFormatError           directory written by a newer kvcore
+
+Where etcd has a wording, the message is etcd's.  May not know: any other module of kvcore.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = [
+    "ClosedError", "CompactedError", "CorruptError", "DuplicateKeyError", "EmptyKeyError", "Error",
+    "ForkedError", "FutureRevisionError", "InvalidArgument", "InvalidSortError", "KeyNotFoundError",
+    "KeyTooLargeError", "LeaseNotFoundError", "LeaseProvidedError", "LockedError", "NewerFormatError",
+    "NoSpaceError", "OutOfMemoryError", "OutcomeUnknownError", "PoisonedError", "RequestTooLargeError",
+    "StorageError", "TooManyOpsError", "ValueProvidedError",
+]
+
+
+class Error(Exception):
+    """Base of all of them."""
+
+    message = "kvcore error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.message)
+
+
+class InvalidArgument(Error, ValueError):
+    """The request itself is wrong; the store is as it was."""
+
+    message = "etcdserver: invalid argument"
+
+
+class EmptyKeyError(InvalidArgument):
+    """A key was empty."""
+
+    message = "etcdserver: key is not provided"
+
+
+class KeyTooLargeError(InvalidArgument):
+    """A key was longer than the store's max_key_bytes."""
+
+    message = "kvcore: key is too large"
+
+
+class RequestTooLargeError(InvalidArgument):
+    """An encoded request was longer than the store's max_request_bytes."""
+
+    message = "etcdserver: request is too large"
+
+
+class TooManyOpsError(InvalidArgument):
+    """A transaction had more compares or operations than max_txn_ops."""
+
+    message = "etcdserver: too many operations in txn request"
+
+
+class DuplicateKeyError(InvalidArgument):
+    """A transaction would change one key twice."""
+
+    message = "etcdserver: duplicate key given in txn request"
+
+
+class KeyNotFoundError(InvalidArgument):
+    """ignore_value or ignore_lease on a key that is not there."""
+
+    message = "etcdserver: key not found"
+
+
+class ValueProvidedError(InvalidArgument):
+    """ignore_value together with a value."""
+
+    message = "etcdserver: value is provided"
+
+
+class LeaseProvidedError(InvalidArgument):
+    """ignore_lease together with a lease."""
+
+    message = "etcdserver: lease is provided"
+
+
+class InvalidSortError(InvalidArgument):
+    """A sort target or order that does not exist."""
+
+    message = "etcdserver: invalid sort option"
+
+
+class CompactedError(Error):
+    """The revision asked for is older than the compacted one (`compact_revision`)."""
+
+    message = "etcdserver: mvcc: required revision has been compacted"
+
+    def __init__(self, message: str | None = None, compact_revision: int = 0) -> None:
+        super().__init__(message)
+        self.compact_revision = compact_revision
+
+
+class FutureRevisionError(Error):
+    """The revision asked for has not happened yet."""
+
+    message = "etcdserver: mvcc: required revision is a future revision"
+
+
+class LeaseNotFoundError(Error):
+    """The lease does not exist (any more)."""
+
+    message = "etcdserver: requested lease not found"
+
+
+class NoSpaceError(Error):
+    """The quota, or the index's address range, is used up."""
+
+    message = "etcdserver: mvcc: database space exceeded"
+
+
+class ClosedError(Error):
+    """A verb on an object that was closed."""
+
+    message = "kvcore: closed"
+
+
+class ForkedError(Error):
+    """A store, log or snapshot was used in a child of the process that opened it; open it anew there."""
+
+    message = "kvcore: used after fork; open the store in the process that uses it"
+
+
+class OutOfMemoryError(Error, MemoryError):
+    """The core was refused memory."""
+
+    message = "kvcore: out of memory"
+
+
+class StorageError(Error, OSError):
+    """A system call on the store's files failed; `errno` and `strerror` say how."""
+
+    message = "kvcore: input/output error"
+
+    def __init__(self, message: str | None = None, errno: int = 0) -> None:
+        text = message or self.message
+        if errno:
+            text = f"{text}: {os.strerror(errno)}"
+        Exception.__init__(self, text)
+        self.errno = errno or None
+        self.strerror = os.strerror(errno) if errno else None
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class OutcomeUnknownError(StorageError):
+    """The write or sync of this very request failed: it may or may not be there after a reopen."""
+
+    message = "kvcore: the log failed while this request was written; its outcome is unknown"
+
+
+class PoisonedError(StorageError):
+    """The log failed earlier; reads go on, nothing is written until the store is opened again."""
+
+    message = "kvcore: the log failed earlier and takes no more writes"
+
+
+class LockedError(Error):
+    """Another process (or this one) has the directory open."""
+
+    message = "kvcore: directory is in use"
+
+
+class CorruptError(Error):
+    """Damage on disk: `path`, `offset` in the file, `reason`."""
+
+    message = "kvcore: corrupt"
+
+    def __init__(
+        self, message: str | None = None, path: str = "", offset: int = -1, reason: str = ""
+    ) -> None:
+        where = f"{path} at offset {offset}: " if path else ""
+        super().__init__(message or f"kvcore: corrupt: {where}{reason}")
+        self.path = path
+        self.offset = offset
+        self.reason = reason
+
+
+class NewerFormatError(Error):
+    """The directory was written by a kvcore with a newer format."""
+
+    message = "kvcore: the directory has a newer format than this version reads"
+
+
+# The native core's status codes (enum kv_status in _native.h).
+BY_STATUS: dict[int, type[Error]] = {
+    -1: OutOfMemoryError,
+    -3: CompactedError,
+    -4: FutureRevisionError,
+    -5: KeyNotFoundError,
+    -6: LeaseNotFoundError,
+    -7: NoSpaceError,
+    -8: StorageError,
+    -9: CorruptError,
+    -10: ClosedError,
+    -11: PoisonedError,
+    -12: OutcomeUnknownError,
+    -13: ForkedError,
+    -14: RequestTooLargeError,
+    -15: EmptyKeyError,
+    -16: DuplicateKeyError,
+    -17: TooManyOpsError,
+    -18: CorruptError,
+    -19: NewerFormatError,
+    -20: NoSpaceError,
+    -21: InvalidArgument,
+    -22: KeyTooLargeError,
+}
+
+
+def from_status(status: int, detail: object = None) -> Error:
+    """The exception for a native status code.
+
+    `detail` is an errno (StorageError and below), a compacted revision (CompactedError), or a message.
+    """
+    kind = BY_STATUS.get(status)
+    if kind is None:
+        return Error(f"kvcore: unexpected native status {status}")
+    if isinstance(detail, int) and issubclass(kind, StorageError):
+        return kind(errno=detail)
+    if isinstance(detail, int) and kind is CompactedError:
+        return CompactedError(compact_revision=detail)
+    return kind(str(detail)) if detail is not None else kind()
