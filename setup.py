@@ -21,8 +21,12 @@ MODULES = {
     "kvcore._btree": [],
     "kvcore._wal": [],
     "kvcore._command": [],
+    "kvcore._result": [],
     "kvcore._state": [],
+    "kvcore._hash": [],
     "kvcore._checkpoint": [],
+    "kvcore._commit": [],
+    "kvcore._future": [],
     "kvcore._engine": [],
     "kvcore.testing._faults": [],
 }
