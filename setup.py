@@ -19,6 +19,7 @@ MODULES = {
     "kvcore._slab": [],
     "kvcore._rows": [],
     "kvcore._btree": [],
+    "kvcore._segment": [],
     "kvcore._wal": [],
     "kvcore._command": [],
     "kvcore._state": [],
