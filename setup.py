@@ -25,6 +25,7 @@ MODULES = {
     "kvcore._tree_sweep": [],
     "kvcore._tree_check": [],
     "kvcore._btree": [],
+    "kvcore._segment": [],
     "kvcore._wal": [],
     "kvcore._command": [],
     "kvcore._result": [],
