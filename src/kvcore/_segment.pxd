@@ -8,7 +8,7 @@ segment it passes.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from kvcore._native cimport KvIo
-from kvcore._wal cimport SegWalk, WalBatch, WalSegment, wal_replay_fn
+from kvcore._wal cimport SegWalk, Wal, WalBatch, WalSegment, wal_replay_fn
 
 
 # A new segment file under a temporary name: blocks reserved, nonce and seed drawn, no header yet.
@@ -51,3 +51,8 @@ cdef bint seg_looks_used(const uint8_t* base, uint64_t n, uint32_t shift,
                          uint64_t seq) noexcept nogil
 # Bytes from `off` to the last one that is not zero.
 cdef uint64_t bytes_to_last_nonzero(const uint8_t* base, uint64_t off, uint64_t n) noexcept nogil
+
+# Publishes s (NULL: a hole) as the next entry of the table.  REQUIRES: the committer role.
+cdef int table_push(Wal* w, WalSegment* s) noexcept nogil
+# Frees every segment and every table.  REQUIRES: no reader any more.
+cdef void table_free(Wal* w) noexcept nogil

@@ -122,31 +122,16 @@ cdef struct SegWalk:         # a walk over the batches of one segment, and what 
     uint8_t last_kind
 
 
-# What an open found.
-cdef class RecoveryReport:
-    cdef readonly bint clean                 # the end was a seal with nothing behind it, or nothing
-    cdef readonly uint64_t end_position      # where appending continued or the seal says it ended
-    cdef readonly uint64_t torn_bytes        # behind the end, up to the last byte that is not zero
-    cdef readonly uint64_t batches           # replayed, of all kinds
-    cdef readonly uint64_t commands          # in them
-    cdef readonly int64_t ceiling            # of the newest ceiling batch; 0: none
-    cdef readonly int64_t seal_revision      # of the newest seal; 0: none
-    cdef readonly uint64_t segments          # in use
-    cdef readonly str cut_path               # file that is cut at cut_offset by start; ""
-    cdef readonly int64_t cut_offset
-
-
 # Owns a Wal; the engine keeps a reference, and so does every result that reads values lazily.
 cdef class Log:
     cdef Wal c
     cdef Io io
     cdef readonly str path                   # "" in memory mode
-    cdef readonly object recovery            # what open found: RecoveryReport
+    cdef readonly object recovery            # what open found: _recovery.RecoveryReport
     cdef int fork_generation
     cdef bint is_open
     cdef object lock                         # DirectoryLock, None in memory mode
     cdef bint recovered
-    cdef bint size_known                     # segment_bytes stands in a header on disk
     # Replays every batch from `from_pos` (0: the beginning) and readies the log for appending.
     cdef int recover(self, uint64_t from_pos, dict expected_segments, wal_replay_fn fn, void* ctx) except -1
     # After recover: writes the seal the recovery calls for.  `revision` is what the store continues from.
@@ -154,16 +139,7 @@ cdef class Log:
     cdef int seal(self, int64_t revision, uint64_t next_index, uint64_t term) except -1
     # Closes files and gives the directory back; does not seal.  Mappings live until deallocation.
     cdef int shut(self) except -1
-    # private
+    # Raises ForkedError or ClosedError.
     cdef int _usable(self) except -1
-    cdef WalSegment* _at(self, uint64_t seq)
-    cdef const uint8_t* _bytes_of(self, const WalSegment* s, void** owned) except? NULL
-    cdef bint _in_use(self, WalSegment* s, RecoveryReport report) except -1
-    cdef object _damage(self, WalSegment* s, uint64_t off, uint64_t proof, uint64_t upto)
-    cdef int _replay(self, uint64_t first, uint64_t from_pos, wal_replay_fn fn, void* ctx,
-                     SegWalk* walk, RecoveryReport report) except -1
-    cdef uint64_t _end_by_successor(self, uint64_t seq) except? 0
-    cdef int _walk(self, WalSegment* s, uint64_t end, bint is_last, wal_replay_fn fn, void* ctx,
-                   SegWalk* walk, RecoveryReport report) except -1
     cdef int _start_behind_tear(self, uint64_t seq, int64_t revision, uint64_t next_index,
                                 uint64_t term) except -1

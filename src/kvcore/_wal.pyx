@@ -32,15 +32,16 @@ from kvcore._native cimport (
     kv_load_u64, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_put_be16,
     kv_put_be32, kv_raise, kv_store_int, kv_store_u64, kv_unlikely,
 )
+from kvcore._recovery cimport raise_errno, recover_log, remove_file, set_segment_bytes
 from kvcore._segment cimport (
-    batch_bytes, batch_read, batch_write, bytes_to_last_nonzero, seg_bytes,
-    seg_close_handle, seg_complete, seg_create, seg_create_memory, seg_find_proof, seg_free,
-    seg_looks_used, seg_open, seg_walk, seg_zero,
+    batch_bytes, batch_write, seg_close_handle, seg_complete, seg_create, seg_create_memory,
+    seg_free, seg_zero, table_free, table_push,
 )
 
 from kvcore import _directory
 from kvcore._native import POSIX_IO
-from kvcore.errors import CorruptError, NewerFormatError, StorageError
+from kvcore._recovery import DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES
+from kvcore.errors import CorruptError, NewerFormatError
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** out, size_t alignment, size_t n)
@@ -49,13 +50,9 @@ cdef enum:
     AHEAD_BYTES = 4 * 1024 * 1024    # blocks written ahead of the tail, in steps of
     AHEAD_STEP = 1024 * 1024
     CHUNK_BYTES = 256 * 1024         # zeroed under one hold of a lock
-    FIRST_TABLE = 64                 # segments in the first table
     PATH_BYTES = 4096
     SPARE_SYNC_BYTES = 4 * 1024 * 1024
 
-MIN_SEGMENT_BYTES = 64 * 1024
-MAX_SEGMENT_BYTES = 1024 * 1024 * 1024
-DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
 _FORMAT_LINE = b"kvcore 1\n"
 
 kv_fork_watch()
@@ -78,38 +75,6 @@ cdef inline WalSegment* _current(const Wal* w) noexcept nogil:
     if count == 0:
         return NULL
     return (<WalSegment**>kv_load_u64(<const uint64_t*>&w.segments))[count - 1]
-
-
-cdef int _table_push(Wal* w, WalSegment* s) noexcept nogil:
-    # Publishes s (NULL: a hole) as the next entry.  The slot behind the last one of a table keeps
-    # the table before it, half as long.
-    cdef WalSegment** table
-    cdef uint64_t cap = w.table_cap * 2 if w.table_cap else FIRST_TABLE
-    if w.segment_count == w.table_cap:
-        table = <WalSegment**>calloc(cap + 1, sizeof(WalSegment*))
-        if table == NULL:
-            return -ENOMEM
-        if w.segment_count:
-            memcpy(table, w.segments, w.segment_count * sizeof(WalSegment*))
-        table[cap] = <WalSegment*>w.segments
-        kv_store_u64(<uint64_t*>&w.segments, <uint64_t>table)
-        w.table_cap = cap
-    w.segments[w.segment_count] = s
-    kv_store_u64(&w.segment_count, w.segment_count + 1)
-    return 0
-
-
-cdef void _table_free(Wal* w) noexcept nogil:
-    cdef WalSegment** older
-    cdef uint64_t i
-    for i in range(w.segment_count):
-        seg_free(w.io, w.segments[i], w.in_memory)
-    w.segment_count = 0
-    while w.segments != NULL:
-        older = <WalSegment**>w.segments[w.table_cap]
-        free(w.segments)
-        w.segments = older
-        w.table_cap //= 2
 
 
 # ---- private helpers: rolling over to the next segment -------------------------------------------
@@ -186,7 +151,7 @@ cdef int _roll(Wal* w, uint64_t seq) noexcept nogil:
         last.end = w.next_pos - (last.seq << w.segment_shift)
         if not w.in_memory:
             seg_close_handle(w.io, last)
-    rc = _table_push(w, s)
+    rc = table_push(w, s)
     kv_mutex_unlock(&w.zero_lock)
     if rc != 0:
         seg_free(w.io, s, w.in_memory)
@@ -488,24 +453,6 @@ cdef uint64_t cell_read(const uint8_t* p, uint64_t n, KvSlice* key, KvSlice* val
     return CELL_HEAD + key.len + value.len
 
 
-# ---- Python face: what open found ----------------------------------------------------------------
-
-
-@cython.final
-cdef class RecoveryReport:
-    """What an open found in a log; it does not change afterwards."""
-
-    def __cinit__(self):
-        self.clean = True
-        self.cut_path = ""
-        self.cut_offset = -1
-
-    def __repr__(self):
-        end = "clean" if self.clean else f"unclean, {self.torn_bytes} torn bytes"
-        return (f"<RecoveryReport {end}, {self.batches} batches in {self.segments} segments, "
-                f"end {self.end_position:#x}>")
-
-
 # ---- Python face: the log's owner ----------------------------------------------------------------
 
 
@@ -532,7 +479,7 @@ cdef class Log:
         self.c.in_memory = path is None
         self.c.verify = verify
         self.c.fork_generation = self.fork_generation = kv_fork_generation()
-        self._set_segment_bytes(size)
+        set_segment_bytes(&self.c, size)
         self.c.io = self.io.table
         if path is not None:
             self._enter_directory()
@@ -546,7 +493,7 @@ cdef class Log:
         cdef Wal* w = &self.c
         if w.io != NULL:
             _spare_drop(w)
-            _table_free(w)
+            table_free(w)
         free(w.staging)
         free(w.directory)
         kv_mutex_destroy(&w.spare_lock)
@@ -558,15 +505,6 @@ cdef class Log:
         return kv_load_int(&self.c.poison_errno)
 
     # -- opening: directory, FORMAT, segments --
-
-    def _set_segment_bytes(self, size):
-        self.c.segment_bytes = size
-        self.c.segment_shift = size.bit_length() - 1
-
-    def _raise_errno(self, int rc, what):
-        if rc == -ENOMEM:
-            raise MemoryError(what)
-        raise StorageError(f"kvcore: {what}", errno=-rc)
 
     def _enter_directory(self):
         cdef bytes name = os.fsencode(self.path)
@@ -584,21 +522,13 @@ cdef class Log:
                 parent = os.fsencode(os.path.dirname(self.path))
                 rc = self.c.io.sync_dir(self.c.io.ctx, <const char*>parent)
                 if rc != 0:
-                    self._raise_errno(rc, "sync of the parent directory")
+                    raise_errno(rc, "sync of the parent directory")
             self._check_format()
             for path in _directory.unfinished(self.path):
-                self._unlink(path)
+                remove_file(&self.c, path)
         except BaseException:
             self.lock.release()
             raise
-
-    def _unlink(self, path):
-        cdef bytes name = os.fsencode(path)
-        cdef int rc = self.c.io.unlink(self.c.io.ctx, name)
-        if rc == 0:
-            rc = self.c.io.sync_dir(self.c.io.ctx, self.c.directory)
-        if rc != 0 and rc != -ENOENT:
-            self._raise_errno(rc, f"cannot remove {path}")
 
     def _check_format(self):
         path = os.path.join(self.path, "FORMAT")
@@ -612,11 +542,11 @@ cdef class Log:
                 raise CorruptError(path=path, offset=0, reason="FORMAT is missing beside segments")
             return self._write_format(path)
         if handle < 0:
-            self._raise_errno(handle, f"cannot open {path}")
+            raise_errno(handle, f"cannot open {path}")
         n = io.read_at(io.ctx, handle, text, 64, 0)
         io.close(io.ctx, handle)
         if n < 0:
-            self._raise_errno(<int>n, f"cannot read {path}")
+            raise_errno(<int>n, f"cannot read {path}")
         line = text[:n].split()
         if len(line) != 2 or line[0] != b"kvcore" or not line[1].isdigit():
             raise CorruptError(path=path, offset=0, reason="not a kvcore FORMAT file")
@@ -631,7 +561,7 @@ cdef class Log:
         cdef int rc
         cdef int handle = io.open(io.ctx, tmp, KV_O_WRITE | KV_O_CREATE)
         if handle < 0:
-            self._raise_errno(handle, f"cannot create {path}")
+            raise_errno(handle, f"cannot create {path}")
         rc = io.write_at(io.ctx, handle, <const char*>line, len(line), 0)
         if rc == 0:
             rc = io.truncate(io.ctx, handle, len(line))
@@ -643,7 +573,7 @@ cdef class Log:
         if rc == 0:
             rc = io.sync_dir(io.ctx, self.c.directory)
         if rc != 0:
-            self._raise_errno(rc, f"cannot write {path}")
+            raise_errno(rc, f"cannot write {path}")
 
     cdef int _usable(self) except -1:
         if self.fork_generation != kv_fork_generation():
@@ -652,234 +582,13 @@ cdef class Log:
             kv_raise(KV_CLOSED)
         return 0
 
-    # -- recovery: docs/log-format.md, "What an open believes" --
-
     cdef int recover(self, uint64_t from_pos, dict expected_segments, wal_replay_fn fn,
                      void* ctx) except -1:
-        cdef RecoveryReport report = RecoveryReport()
-        cdef SegWalk walk
         self._usable()
         if self.recovered:
             raise RuntimeError("a log is recovered once")
-        memset(&walk, 0, sizeof(walk))
-        if self.c.in_memory:
-            self.c.first_seq = 1
-        else:
-            first = self._load(from_pos, expected_segments or {})
-            if self.c.segment_count > 0:
-                self._drop_unused(first, from_pos, report)
-            if self.c.segment_count > 0:
-                self._replay(first, from_pos, fn, ctx, &walk, report)
-        report.batches = walk.batches
-        report.commands = walk.commands
-        report.ceiling = walk.ceiling
-        report.seal_revision = walk.seal_revision
-        report.segments = self.c.segment_count
-        if self.c.segment_count == 0:
-            report.end_position = (self.c.first_seq << self.c.segment_shift) + WAL_HEADER_BYTES
-        self.c.next_pos = report.end_position
-        self.recovery = report
+        self.recovery = recover_log(&self.c, self.path, from_pos, expected_segments or {}, fn, ctx)
         self.recovered = True
-        return 0
-
-    def _corrupt(self, seq, offset, reason):
-        path = _directory.segment_path(self.path, seq)
-        return CorruptError(path=path, offset=offset, reason=reason)
-
-    def _load(self, from_pos, dict expected):
-        """Open every segment that is needed and fill the table; returns the first one to replay."""
-        found = _directory.segments(self.path)
-        opened = {}
-        try:
-            for seq, path in found.items():
-                opened[seq] = self._open_segment(seq, path)
-            first = self._first_needed(from_pos)
-            wanted = sorted(set(expected) | set(range(first, max(found, default=first) + 1)))
-            if not found and not expected and from_pos == 0:
-                wanted = []
-            self.c.first_seq = wanted[0] if wanted else 1
-            for seq in wanted:
-                if seq not in found:
-                    raise self._corrupt(seq, 0, "the segment is missing")
-                self._push(seq, opened.pop(seq), expected.get(seq))
-        finally:
-            for address in opened.values():
-                seg_free(self.c.io, <WalSegment*><size_t>address, False)
-        return first
-
-    def _first_needed(self, from_pos):
-        # A position at the very end of a full segment has the number of the next one.
-        if from_pos == 0:
-            return 1
-        return (from_pos - 1) >> self.c.segment_shift
-
-    def _open_segment(self, seq, path):
-        cdef bytes name = os.fsencode(path)
-        cdef WalSegment* s = NULL
-        cdef uint64_t named = 0, size = 0
-        cdef int status = KV_OK
-        cdef int rc = seg_open(self.c.io, name, &s, &named, &size, &status)
-        if rc != 0:
-            self._raise_errno(rc, f"cannot open {path}")
-        try:
-            if status == KV_NEWER_FORMAT:
-                raise NewerFormatError(f"{NewerFormatError.message} ({path})")
-            if status == KV_OK and named != seq:
-                raise CorruptError(path=path, offset=16, reason=f"header names segment {named}")
-            if status == KV_OK and size != self.c.segment_bytes:
-                if self.size_known or not MIN_SEGMENT_BYTES <= size <= MAX_SEGMENT_BYTES:
-                    raise CorruptError(path=path, offset=24, reason="segment sizes differ")
-                self._set_segment_bytes(size)
-            if status == KV_OK:
-                self.size_known = True       # from here on every header must agree
-        except BaseException:
-            seg_free(self.c.io, s, False)
-            raise
-        s.seq = seq
-        return <size_t>s
-
-    def _push(self, seq, address, expected):
-        cdef WalSegment* s = <WalSegment*><size_t>address
-        while self.c.first_seq + self.c.segment_count < seq:
-            if _table_push(&self.c, NULL) != 0:      # moved out of and freed, says the checkpoint
-                raise MemoryError
-        if expected is not None and tuple(expected) != (s.nonce, s.seed):
-            seg_free(self.c.io, s, False)
-            raise self._corrupt(seq, 32, "not the segment that the checkpoint names")
-        if _table_push(&self.c, s) != 0:
-            seg_free(self.c.io, s, False)
-            raise MemoryError
-
-    cdef WalSegment* _at(self, uint64_t seq):
-        return self.c.segments[seq - self.c.first_seq]
-
-    cdef const uint8_t* _bytes_of(self, const WalSegment* s, void** owned) except? NULL:
-        cdef const uint8_t* base = NULL
-        cdef int rc = seg_bytes(self.c.io, s, &base, owned)
-        if rc != 0:
-            self._raise_errno(rc, f"cannot read {_directory.segment_path(self.path, s.seq)}")
-        return base
-
-    def _drop_unused(self, first, from_pos, RecoveryReport report):
-        """Rule 3: remove segments behind the last one in use, newest first."""
-        cdef WalSegment* s
-        cdef uint64_t seq = self.c.first_seq + self.c.segment_count - 1
-        cdef bint replay_begins
-        while seq >= <uint64_t>first:
-            s = self._at(seq)
-            replay_begins = seq == <uint64_t>first and from_pos > 0
-            if replay_begins or self._in_use(s, report):
-                return
-            if _directory.segments(self.path).get(seq):
-                self._unlink(_directory.segment_path(self.path, seq))
-            seg_free(self.c.io, s, False)
-            self.c.segments[self.c.segment_count - 1] = NULL
-            self.c.segment_count -= 1
-            seq -= 1
-
-    cdef bint _in_use(self, WalSegment* s, RecoveryReport report) except -1:
-        cdef void* owned = NULL
-        cdef const uint8_t* base = self._bytes_of(s, &owned)
-        cdef WalBatch b
-        cdef uint64_t proof = 0, upto = 0, torn = 0
-        cdef bint used, looks = False
-        with nogil:
-            used = s.nonce != 0 and batch_read(s, base, self.c.segment_shift, WAL_HEADER_BYTES, &b)
-            if s.nonce == 0:
-                looks = seg_looks_used(base, s.file_bytes, self.c.segment_shift, s.seq)
-            elif not used:
-                proof = seg_find_proof(s, base, self.c.segment_shift, WAL_HEADER_BYTES, &upto)
-                if s.file_bytes > WAL_HEADER_BYTES:
-                    torn = bytes_to_last_nonzero(base, WAL_HEADER_BYTES, s.file_bytes)
-        free(owned)
-        if looks:
-            raise self._corrupt(s.seq, 0, "the segment's header is damaged")
-        if proof:
-            raise self._damage(s, WAL_HEADER_BYTES, proof, upto)
-        if torn:
-            report.clean = False
-            report.torn_bytes += torn
-        return used
-
-    cdef object _damage(self, WalSegment* s, uint64_t off, uint64_t proof, uint64_t upto):
-        return self._corrupt(s.seq, off, "no valid batch here, but the one at offset "
-                             f"{proof} says that all up to position {upto:#x} was synced")
-
-    cdef int _replay(self, uint64_t first, uint64_t from_pos, wal_replay_fn fn, void* ctx,
-                     SegWalk* walk, RecoveryReport report) except -1:
-        """Rules 1 and 2: walk every segment to its end."""
-        cdef uint64_t last = self.c.first_seq + self.c.segment_count - 1
-        cdef uint64_t seq, end, base_pos
-        cdef WalSegment* s
-        for seq in range(self.c.first_seq, last + 1):
-            s = self._at(seq)
-            if s != NULL and s.nonce == 0:
-                raise self._corrupt(seq, 0, "the segment's header is damaged")
-            if s != NULL and seq < first:
-                seg_close_handle(self.c.io, s)
-        for seq in range(first, last + 1):
-            s = self._at(seq)
-            base_pos = seq << self.c.segment_shift
-            walk.off = WAL_HEADER_BYTES
-            if seq == first and from_pos > base_pos + WAL_HEADER_BYTES:
-                walk.off = from_pos - base_pos
-            end = self._end_by_successor(seq) if seq < last else s.file_bytes
-            if walk.off > end:
-                raise self._corrupt(seq, walk.off, "the log ends before the replay begins")
-            self._walk(s, end, seq == last, fn, ctx, walk, report)
-            s.end = walk.off
-            if seq < last:
-                seg_close_handle(self.c.io, s)
-        return 0
-
-    cdef uint64_t _end_by_successor(self, uint64_t seq) except? 0:
-        cdef WalSegment* after = self._at(seq + 1)
-        cdef uint64_t base_pos = seq << self.c.segment_shift
-        cdef void* owned = NULL
-        cdef const uint8_t* base = self._bytes_of(after, &owned)
-        cdef WalBatch b
-        cdef bint ok = batch_read(after, base, self.c.segment_shift, WAL_HEADER_BYTES, &b)
-        free(owned)
-        if not ok:
-            raise self._corrupt(seq + 1, WAL_HEADER_BYTES,
-                                "no valid first batch, but a later segment is in use")
-        if not base_pos + WAL_HEADER_BYTES <= b.durable_upto <= base_pos + self.c.segment_bytes:
-            raise self._corrupt(seq + 1, WAL_HEADER_BYTES + 24,
-                                f"names {b.durable_upto:#x} as the end of segment {seq}")
-        return b.durable_upto - base_pos
-
-    cdef int _walk(self, WalSegment* s, uint64_t end, bint is_last, wal_replay_fn fn, void* ctx,
-                   SegWalk* walk, RecoveryReport report) except -1:
-        cdef void* owned = NULL
-        cdef const uint8_t* base = self._bytes_of(s, &owned)
-        cdef uint64_t proof = 0, upto = 0, torn = 0
-        cdef int rc
-        walk.last_off = 0
-        with nogil:
-            rc = seg_walk(s, base, self.c.segment_shift, end, fn, ctx, walk)
-            if rc == KV_OK and is_last:
-                proof = seg_find_proof(s, base, self.c.segment_shift, walk.off, &upto)
-                torn = bytes_to_last_nonzero(base, walk.off, s.file_bytes)
-        free(owned)
-        if rc == KV_CORRUPT or rc == KV_BAD_COMMAND:
-            raise self._corrupt(s.seq, walk.off, "the batch contradicts what was replayed before")
-        kv_raise(rc)
-        if proof:
-            raise self._damage(s, walk.off, proof, upto)
-        if not is_last:
-            if walk.off != end:
-                raise self._corrupt(s.seq, walk.off, "no valid batch here, but the next segment "
-                                    f"says that this one ends at offset {end}")
-            return 0
-        report.end_position = (s.seq << self.c.segment_shift) + walk.off
-        report.torn_bytes += torn
-        # A seal with anything behind it is not the end of a clean run: what a lost write left
-        # there could become valid again once a batch of the right length stands before it.
-        if walk.last_off == 0 or walk.last_kind != WAL_SEAL or torn:
-            report.clean = False
-        if not report.clean:
-            report.cut_path = _directory.segment_path(self.path, s.seq)
-            report.cut_offset = walk.off
         return 0
 
     # -- ready for appending, and the end --
@@ -895,7 +604,7 @@ cdef class Log:
         if w.segment_count == 0:
             rc = _roll(w, w.first_seq)
             if rc != 0:
-                self._raise_errno(rc, "cannot make the first segment")
+                raise_errno(rc, "cannot make the first segment")
             w.written_pos = w.durable_pos = w.next_pos
             w.accepting = True
             return 0
@@ -903,7 +612,7 @@ cdef class Log:
         # what was read may so far be only in the page cache of a process that died
         rc = w.io.sync(w.io.ctx, s.handle)
         if rc != 0:
-            self._raise_errno(rc, "sync of the last segment")
+            raise_errno(rc, "sync of the last segment")
         s.written_upto = s.end
         if self.recovery.clean:
             s.end = 0
@@ -915,26 +624,26 @@ cdef class Log:
                                 uint64_t term) except -1:
         """Rule 4: fresh segment, seal, sync; only then is the old file cut."""
         cdef Wal* w = &self.c
-        cdef WalSegment* torn = self._at(seq)
+        cdef WalSegment* torn = self.c.segments[seq - self.c.first_seq]
         cdef bytes path = os.fsencode(_directory.segment_path(self.path, seq))
         cdef uint64_t end = torn.end
         cdef int rc, handle
         rc = _roll(w, seq + 1)
         if rc != 0:
-            self._raise_errno(rc, "cannot make a segment")
+            raise_errno(rc, "cannot make a segment")
         w.accepting = True
         try:
             self.seal(revision, next_index, term)
             handle = w.io.open(w.io.ctx, path, KV_O_WRITE)
             if handle < 0:
-                self._raise_errno(handle, "cannot open the torn segment")
+                raise_errno(handle, "cannot open the torn segment")
             torn.file_bytes = end
             rc = w.io.truncate(w.io.ctx, handle, end)
             if rc == 0:
                 rc = w.io.sync(w.io.ctx, handle)
             w.io.close(w.io.ctx, handle)
             if rc != 0:
-                self._raise_errno(rc, "cannot cut the torn segment")
+                raise_errno(rc, "cannot cut the torn segment")
         except BaseException:
             w.accepting = False
             raise
