@@ -664,8 +664,7 @@ cdef class Engine:
         r = state_reader(&self.c.state)
         at_past = 0 < q.revision < r.revision
         short = (q.span.end.ptr == NULL or (q.flags & FLAG_COUNT_ONLY and not at_past)
-                 or (0 < q.limit <= LOCKED_ROWS and q.order == ORDER_NONE and not at_past)
-                 or self.c.state.tree.keys <= LOCKED_ROWS)
+                 or (_is_page(q) and not at_past) or self.c.state.tree.keys <= LOCKED_ROWS)
         if not short:
             kept = _cached(&self.c, q.revision) if at_past else NULL
             snap = kept.snap if kept != NULL else bt_snapshot(&self.c.state.tree)
@@ -955,6 +954,13 @@ cdef class Engine:
 
     def __reduce__(self):
         raise TypeError("a store cannot be pickled; open it where it is needed")
+
+
+cdef inline bint _is_page(const RangeCmd* q) noexcept nogil:
+    """Whether the walk ends after `limit` rows, and these are few."""
+    return (0 < q.limit <= LOCKED_ROWS and q.target == TARGET_KEY
+            and (q.order == ORDER_NONE or q.order == ORDER_ASCEND)
+            and q.min_mod == 0 and q.max_mod == 0 and q.min_create == 0 and q.max_create == 0)
 
 
 cdef inline int _resolve(const KvState* s, int64_t* at) noexcept nogil:
