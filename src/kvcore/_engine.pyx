@@ -59,6 +59,7 @@ kv_fork_watch()
 
 cdef enum:
     LOCKED_ROWS = 2000           # a range of more rows walks a snapshot instead
+    PAGE_ROWS = 100              # a cut list of as many rows is a page: others will follow
     BATCH_BYTES = 4 << 20        # a sync carries up to this much
     MANY_CHUNK = 256
 
@@ -678,7 +679,7 @@ cdef class Engine:
                 self._done_reading(kept, snap)
                 return kv_raise(out.status, out.detail if out.status == KV_COMPACTED else None)
         rc = state_range(&r, q, out)
-        if rc == KV_OK and q.limit > 0 and out.resps[0].more and not at_past:
+        if rc == KV_OK and q.limit >= PAGE_ROWS and out.resps[0].more and not at_past:
             _keep_for_pages(&self.c)
         self._leave()
         return kv_raise(rc, out.detail if rc == KV_COMPACTED else None)
@@ -901,8 +902,8 @@ cdef class Engine:
 
     @property
     def closed(self):
-        """Whether close() was called."""
-        return not self.opened
+        """Whether close() was called; true in a forked child, whose store it is not."""
+        return not self.opened or self.fork_generation != kv_fork_generation()
 
     def close(self):
         """Seal the log and free everything; results already returned stay usable. Idempotent."""

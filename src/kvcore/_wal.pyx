@@ -500,7 +500,8 @@ cdef class Log:
     def __dealloc__(self):
         cdef Wal* w = &self.c
         if w.io != NULL:
-            _spare_drop(w)
+            if w.fork_generation == kv_fork_generation():
+                _spare_drop(w)           # in a forked child the file is the parent's
             table_free(w)
         free(w.staging)
         free(w.directory)
