@@ -607,6 +607,7 @@ cdef class BTreeIndex(_Reader):
             with nogil:
                 kv_mutex_lock(&self.mutex)
                 more = bt_compact_step(&self.c, SWEEP_STEP, &status)
+                more |= bt_drain_step(&self.c, SWEEP_STEP)
                 kv_mutex_unlock(&self.mutex)
         kv_raise(status)
 
