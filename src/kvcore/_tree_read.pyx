@@ -12,15 +12,14 @@ Ownership: nothing is kept; results go into the caller's memory.  May not know: 
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from kvcore._native cimport (
-    KV_NOMEM, KV_NOTFOUND, KV_OK, KvRow, KvSlice, KvVersion, kv_assert, kv_likely, kv_load_u64,
-    kv_prefetch, kv_row_set_key, kv_unlikely,
+    KV_NOMEM, KV_NOTFOUND, KV_OK, KvRow, KvSlice, KvVersion, kv_prefetch, kv_row_set_key,
 )
 from kvcore._node cimport (
-    ChainRec, LeafRec, Node, chain_version, inner_children, inner_counts, inner_search, is_alive,
-    is_leaf, key_len_at, key_write, leaf_find, leaf_heap, leaf_metas, leaf_mods, leaf_recs,
+    ChainRec, LeafRec, Node, chain_version, inner_children, inner_counts, inner_search,
+    is_alive, key_len_at, key_write, leaf_find, leaf_heap, leaf_metas, leaf_mods, leaf_recs,
     leaf_search, leaf_version, node_at, node_heads, prefetch_node,
 )
 from kvcore._rows cimport KvRows, rows_grow, rows_reserve
