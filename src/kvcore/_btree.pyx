@@ -24,17 +24,17 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memset
 
 from kvcore._btree cimport (
-    BT_MAX_ORDER, BT_MIN_ORDER, BTree, BtFilter, BtLoader, BtSnapshot, BtStats, BtView, bt_check,
-    bt_compact, bt_compact_step, bt_count, bt_deinit, bt_delete, bt_drain_step, bt_dump, bt_find,
-    bt_find_at, bt_find_many, bt_init, bt_load_begin, bt_load_end, bt_load_push, bt_mods, bt_move,
-    bt_put, bt_release, bt_scan, bt_snapshot, bt_stats, bt_view,
+    BT_MAX_ORDER, BT_MIN_ORDER, BTree, BtFilter, BtLoader, BtSnapshot, BtStats, BtView,
+    bt_check, bt_compact, bt_compact_step, bt_count, bt_deinit, bt_delete, bt_drain_step,
+    bt_dump, bt_find_at, bt_find_many, bt_init, bt_load_begin, bt_load_end, bt_load_push,
+    bt_mods, bt_move, bt_put, bt_release, bt_scan, bt_snapshot, bt_stats, bt_view,
 )
 from kvcore._native cimport (
     KV_CORRUPT, KV_NOMEM, KV_NOTFOUND, KV_OK, KV_REVISION_ORDER, KvMutex, KvSlice, KvVersion,
     Memory, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
     kv_prefetch, kv_raise,
 )
-from kvcore._rows cimport KvRows, Rows, rows_grow
+from kvcore._rows cimport Rows, rows_grow
 
 from kvcore import errors as _errors
 from kvcore._native import PLAIN_MEMORY as _PLAIN_MEMORY
