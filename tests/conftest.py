@@ -69,7 +69,7 @@ def opened() -> Iterator[Stores]:
 
 @pytest.fixture
 def ram_dir() -> Iterator[Path]:
-    """An empty directory on a RAM disk where there is one: durable stores at the speed of memory."""
+    """An empty directory, on a RAM disk where there is one."""
     base = "/dev/shm" if os.path.isdir("/dev/shm") else None
     directory = Path(tempfile.mkdtemp(prefix="kvcore-test-", dir=base))
     yield directory
@@ -104,6 +104,7 @@ def counts(pytestconfig: pytest.Config) -> Counter[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[COUNTS] = Counter()
+    config.addinivalue_line("filterwarnings", "error")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """ModelStore: the naive oracle of kvcore.Store. Dicts, lists and loops; no code of the engine.
 
-    history[key] = [Change(mod, sub, create, version, lease, value), ...]     value None: a tombstone
+    history[key] = [Change(mod, sub, create, version, lease, value), ...]   value None: tombstone
 
-The history is never cut: compaction only moves `compacted`, and every reader applies etcd's rule itself.
-So a snapshot is two numbers, and a clone copies one list per key.
+The history is never cut: compaction only moves `compacted`, and every reader applies etcd's rule
+itself. So a snapshot is two numbers, and a clone copies one list per key.
 
-The public face is that of kvcore (same verbs, same operations, same attribute names), so that one test
-can run against both; `plain()` turns the answers of either into comparable tuples. Only the exception
-classes are kvcore's.
+The public face is that of kvcore (same verbs, same operations, same attribute names), so that one
+test can run against both; `plain()` turns the answers of either into comparable tuples. Only the
+exception classes are kvcore's.
 """
 
 from __future__ import annotations
@@ -513,7 +513,7 @@ class ModelStore:
             raise errors.KeyNotFoundError()
 
     def _plan(self, txn: Txn, path: list[bool]) -> None:
-        """Decides all compares of the path taken, and checks its operations, on the state before."""
+        """Decides the compares of the path taken and checks its operations, on the state before."""
         verdict = all(self._holds(compare) for compare in txn.compare)
         path.append(verdict)
         for op in txn.success if verdict else txn.failure:
@@ -628,7 +628,7 @@ class ModelSnapshot:
         """Nothing is held."""
 
 
-# --- duplicate keys --------------------------------------------------------------------------------
+# --- duplicate keys ------------------------------------------------------------------------------
 
 
 def _check_intervals(ops: list[Any]) -> tuple[set[bytes], list[Span]]:
