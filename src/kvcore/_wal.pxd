@@ -37,22 +37,28 @@ cdef struct WalSegment:
     uint64_t seq
     uint64_t nonce
     uint32_t seed
-    int handle                   # -1 in memory mode
-    uint64_t file_bytes
+    int handle                   # -1 in memory mode, and once mapped and no longer appended to
+    uint64_t file_bytes          # no batch reaches behind it
     const uint8_t* view          # mapping, or the memory itself; NULL: read_at
-    uint64_t written_upto        # offset up to which blocks have been written ahead
+    uint64_t map_bytes           # length of the mapping
+    uint64_t written_upto        # blocks below are written or claimed by the appender (zero_lock)
+    uint64_t end                 # offset behind the last batch; 0 while it is appended to
 
 
 cdef struct Wal:
     # constant after init
     const KvIo* io
     uint64_t segment_bytes
+    uint32_t segment_shift       # log2 of segment_bytes
     bint in_memory
     bint verify
+    char* directory              # NULL in memory mode
+    int fork_generation
     # the segment table; grows only, old tables stay until deinit so that readers need no lock
     WalSegment** segments
     uint64_t first_seq
     uint64_t segment_count
+    uint64_t table_cap
     # guarded by the committer role
     uint8_t* staging             # header and payload of the batch being built
     uint64_t staging_cap
@@ -60,9 +66,12 @@ cdef struct Wal:
     uint64_t written_pos         # end of what was written
     uint64_t durable_pos         # end of what was synced
     int poison_errno             # 0, or the errno of the first failed write or sync
+    bint accepting               # between start and shut
     # the next segment, made ready ahead by the maintenance thread
-    KvMutex spare_lock
+    KvMutex spare_lock           # guards spare and spare_ready; taken before zero_lock, if both
     WalSegment* spare
+    bint spare_ready             # complete, under its final name
+    KvMutex zero_lock            # held while blocks ahead of the tail are zeroed
     # statistics
     uint64_t batches
     uint64_t syncs
@@ -103,17 +112,34 @@ ctypedef int (*wal_replay_fn)(void* ctx, const WalBatch* batch, const uint8_t* p
                               uint64_t payload_pos) noexcept nogil
 
 
+cdef struct SegWalk:         # a walk over the batches of one segment, and what it has seen so far
+    uint64_t off             # where the next batch is expected
+    uint64_t batches
+    uint64_t commands
+    uint64_t last_off        # of the last valid batch of this segment; 0: none yet
+    int64_t ceiling          # of the newest ceiling batch
+    int64_t seal_revision    # of the newest seal
+    uint8_t last_kind
+
+
 # Owns a Wal; the engine keeps a reference, and so does every result that reads values lazily.
 cdef class Log:
     cdef Wal c
     cdef Io io
     cdef readonly str path                   # "" in memory mode
-    cdef readonly object recovery            # what open found: RecoveryReport
+    cdef readonly object recovery            # what open found: _recovery.RecoveryReport
     cdef int fork_generation
     cdef bint is_open
+    cdef object lock                         # DirectoryLock, None in memory mode
+    cdef bint recovered
     # Replays every batch from `from_pos` (0: the beginning) and readies the log for appending.
     cdef int recover(self, uint64_t from_pos, dict expected_segments, wal_replay_fn fn, void* ctx) except -1
     # After recover: writes the seal the recovery calls for.  `revision` is what the store continues from.
     cdef int start(self, int64_t revision, uint64_t next_index, uint64_t term) except -1
     cdef int seal(self, int64_t revision, uint64_t next_index, uint64_t term) except -1
+    # Closes files and gives the directory back; does not seal.  Mappings live until deallocation.
     cdef int shut(self) except -1
+    # Raises ForkedError or ClosedError.
+    cdef int _usable(self) except -1
+    cdef int _start_behind_tear(self, uint64_t seq, int64_t revision, uint64_t next_index,
+                                uint64_t term) except -1

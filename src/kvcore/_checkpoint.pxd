@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: the index written out.  Format: docs/log-format.md, last section."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from kvcore._btree cimport BTree, BtSnapshot
+from kvcore._command cimport KvBuf
+from kvcore._native cimport KvIo
+from kvcore._rows cimport KvRows
+from kvcore._wal cimport Wal
+
+cdef enum:
+    CK_HEADER_BYTES = 128
+
+
+cdef struct CkInfo:              # what a checkpoint's header says
+    uint64_t segment_bytes
+    uint64_t replay_from
+    uint64_t applied_index
+    uint64_t term
+    int64_t revision
+    int64_t compact_revision
+    int64_t ceiling
+    uint64_t keys
+    uint64_t versions
+    uint64_t blocks
+    uint64_t segments
+    uint64_t table_off
+
+
+cdef struct CkSegment:
+    uint64_t seq
+    uint64_t nonce
+    uint32_t seed
+    uint32_t zero
+    uint64_t live_bytes
+
+
+cdef struct CkWriter:
+    const KvIo* io
+    int handle
+    int phase
+    char* tmp_path
+    char* final_path
+    char* dir_path
+    CkInfo info
+    BtSnapshot* snap             # borrowed from the engine, which releases it
+    CkSegment* table
+    uint64_t first_seq
+    uint64_t off
+    uint64_t synced
+    KvBuf block
+    KvBuf last_key
+    KvRows rows
+    uint64_t verified            # blocks read back
+
+
+# Begins a file at `dir/name`; paths are copied.  The snapshot must outlive the writer.
+cdef int ck_begin(CkWriter* w, const KvIo* io, const char* directory, const char* name,
+                  const CkInfo* info, BtSnapshot* snap, const Wal* wal) noexcept nogil
+# One bounded piece of work; *more tells whether there is another.
+cdef int ck_step(CkWriter* w, bint* more) noexcept nogil
+cdef void ck_end(CkWriter* w) noexcept nogil             # frees; removes nothing
+# Reads the file into an empty tree.  `reason` gets a static text when KV_CORRUPT is returned.
+cdef int ck_load(const KvIo* io, const char* path, CkInfo* info, CkSegment** table, BTree* tree,
+                 const char** reason, uint64_t* at) noexcept nogil

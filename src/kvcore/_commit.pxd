@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Group commit: the queue, the committer role, the background work.  See docs/concurrency.md."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from kvcore._btree cimport BtSnapshot
+from kvcore._checkpoint cimport CkWriter
+from kvcore._command cimport KvBuf
+from kvcore._native cimport KvClock, KvCond, KvMutex, KvThread
+from kvcore._result cimport KvResult
+from kvcore._state cimport KvState
+from kvcore._wal cimport Wal
+
+cdef enum:
+    REQ_QUEUED = 0
+    REQ_TAKEN = 1                # a committer has it: it can no longer be withdrawn
+    REQ_ELECTED = 2              # its waiter holds the committer role
+    REQ_DONE = 3
+
+    SYNC_ALWAYS = 0
+    SYNC_INTERVAL = 1
+    SYNC_OFF = 2
+
+    CEILING_STEP = 1000000       # revisions promised ahead in the modes that do not sync
+
+    CACHED_SNAPSHOTS = 4
+
+
+# A file descriptor somebody polls; requests that finish write to it.  Reference counted.
+cdef struct Waker:
+    int fd
+    int refs
+    int signalled                # set until the reader resets it: one write wakes for many
+
+
+cdef struct Request:
+    KvBuf cmd                    # encoded commands
+    uint32_t count               # how many
+    bint is_async                # nobody waits on cond; the native committer serves it
+    bint control                 # carries no command: its waiter wants the committer role
+    KvResult res
+    # guarded by qlock
+    int state
+    int refs
+    Request* next
+    Request* wake_next           # done, not yet signalled
+    Request* wake_prev
+    bint in_wake
+    Waker* waker
+    KvCond cond
+
+
+# A page of a list at a revision the store has moved on from.
+cdef struct CachedSnapshot:
+    BtSnapshot* snap
+    int64_t revision
+    int64_t compact_revision
+    uint64_t used_ns
+    int readers
+
+
+cdef struct Commit:
+    # constant after init
+    Wal* wal
+    const KvClock* clock
+    int sync_mode
+    uint64_t sync_interval_ns
+    uint64_t batch_bytes         # requests taken together
+    double replay_target_ns      # replay an open may cost before a checkpoint is taken
+    # guarded by lock: index, revisions, snapshots
+    KvMutex lock
+    KvCond readers_gone
+    KvState state
+    int readers                  # walking a snapshot without the lock
+    bint closed
+    CachedSnapshot cached[CACHED_SNAPSHOTS]
+    # guarded by qlock: the queue and who commits
+    KvMutex qlock
+    Request* head
+    Request* tail
+    Request* wake_head
+    Request* wake_tail
+    int waiting_to_wake          # the wake list is not empty (atomic)
+    bint busy                    # somebody holds the committer role
+    bint closing                 # no new requests
+    KvCond committer_wanted_cond
+    bint committer_wanted
+    bint committer_stop
+    KvThread committer
+    # guarded by the committer role
+    int stopped                  # status that stopped the state machine; 0: running
+    int64_t ceiling
+    uint64_t replay_from         # end of the last batch applied
+    uint64_t last_sync_ns
+    int dirty                    # something written is not synced (atomic)
+    # published
+    int64_t revision             # newest revision anybody may see
+    # maintenance: one thread, or whoever calls step()
+    KvMutex mlock
+    KvCond mcond
+    bint maint_stop
+    KvThread maint
+    KvMutex step_lock            # one step at a time
+    bint ck_active
+    CkWriter ck
+    BtSnapshot* ck_snap
+    char* directory              # "" in memory mode
+    uint64_t ck_number           # of the newest checkpoint
+    int64_t ck_revision
+    uint64_t ck_applied          # applied index and log position of the newest one
+    uint64_t ck_pos
+    int maint_status             # first failure of background work
+    # statistics, racy reads allowed
+    uint64_t batches
+    uint64_t commands
+
+
+cdef int commit_init(Commit* c, uint32_t order, Wal* wal) noexcept nogil
+cdef void commit_deinit(Commit* c) noexcept nogil        # frees the index; threads are gone
+
+cdef Request* request_new(bint is_async) noexcept nogil
+cdef void request_drop(Request* r) noexcept nogil        # one reference less
+cdef void waker_drop(Waker* w) noexcept nogil
+
+# Queues r and waits until it is done.  0: done; 1: look for signals, then call commit_wait; or KV_CLOSED.
+cdef int commit_call(Commit* c, Request* r) noexcept nogil
+cdef int commit_wait(Commit* c, Request* r) noexcept nogil
+# Takes r back; False when a committer has it already (then wait for it).
+cdef bint commit_withdraw(Commit* c, Request* r) noexcept nogil
+# Queues r for the native committer thread.
+cdef int commit_submit(Commit* c, Request* r) noexcept nogil
+# Waits up to ns for an async request (0: for ever, in slices); True when it is done.
+cdef bint commit_await(Commit* c, Request* r, uint64_t ns) noexcept nogil
+# Called with the GIL by a waiter that returns: wakes the next one.
+cdef void commit_pass_baton(Commit* c) noexcept nogil
+# The committer role for something else than commands.  `even_closing`: also after closing began.
+cdef int commit_claim(Commit* c, Request* control, bint even_closing) noexcept nogil
+cdef void commit_unclaim(Commit* c, Request* control) noexcept nogil
+
+# Syncs what was written.  Takes the role itself.
+cdef int commit_sync(Commit* c) noexcept nogil
+# One bounded piece of background work; True when there is more.
+cdef bint commit_step(Commit* c, uint64_t now_ns, uint64_t budget) noexcept nogil
+cdef int commit_checkpoint(Commit* c) noexcept nogil     # writes one now, whole
+cdef int commit_start_maintenance(Commit* c) noexcept nogil
+cdef void commit_wake_maintenance(Commit* c) noexcept nogil
+cdef void commit_stop_threads(Commit* c) noexcept nogil

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hot path as extension types: Engine (base of kvcore.Store) and Snapshot."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from kvcore._btree cimport BtSnapshot
+from kvcore._command cimport Limits, RangeCmd
+from kvcore._commit cimport CachedSnapshot, Commit, Request
+from kvcore._native cimport Clock, KvSlice, KvVersion
+from kvcore._result cimport KvResult, PutResult
+from kvcore._state cimport KvReader
+from kvcore._wal cimport Log
+
+
+cdef class Engine:
+    cdef Commit c
+    cdef Limits limits
+    cdef Log log
+    cdef Clock clock
+    cdef int fork_generation
+    cdef bint opened             # c is initialised and not yet shut
+    cdef readonly list damaged_checkpoints   # passed over by the open: (path, offset, reason)
+    cdef object __weakref__
+    cdef int _alive(self) except -1
+    cdef int _enter(self) except -1
+    cdef void _leave(self) noexcept
+    cdef int _run(self, Request* r) except -1
+    cdef Request* _request(self, bint is_async) except NULL
+    cdef int _range(self, const RangeCmd* q, KvResult* out) except -1
+    cdef int _read_txn(self, const uint8_t* p, uint64_t n, Request* r) except -1
+    cdef int _find_many(self, const KvSlice* keys, uint64_t n, int64_t at, KvVersion* found,
+                        int* status) except -1
+    cdef int _done_reading(self, CachedSnapshot* kept, BtSnapshot* snap) except -1
+    cdef int _range_unlocked(self, const RangeCmd* q, BtSnapshot* snap, KvReader* r,
+                             KvResult* out) except -1
+
+
+cdef class Snapshot:
+    cdef Engine engine
+    cdef BtSnapshot* snap
+    cdef readonly int64_t revision
+    cdef int64_t compact_revision
+    cdef int _pin(self, KvReader* r) except -1
+    cdef void _unpin(self) noexcept

@@ -1,0 +1,1126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: index + log under one lock, and the verbs of the store as one native call each.
+
+    get    ─ try lock ─ find, copy the record ─ unlock ─ read and verify the value
+    put    ─ encode ─ queue ─ (commit without the GIL) ─ revision
+    range  ─ up to 2,000 rows under the lock; more on a snapshot, without lock and GIL
+
+Invariants: the GIL is never taken while the lock is held, and never waited for with it: a verb tries the
+lock with the GIL and, failing, lets the GIL go first.  Nothing here keeps a pointer past unlock but
+into snapshots (pinned) and the log (mapped for as long as the Log object lives).
+Thread safety: every verb may be called from any thread.  Ownership: kvcore.store.Store is the public
+subclass; results own copies.  May not know: CLI, Kubernetes, etcd.
+"""
+
+import os
+import re
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset, strdup
+
+from kvcore._btree cimport (BtSnapshot, BtStats, BtView, bt_check, bt_count, bt_deinit, bt_dump,
+                            bt_find_at, bt_find_many, bt_init, bt_release, bt_snapshot, bt_stats)
+from kvcore._checkpoint cimport CkInfo, CkSegment, ck_load
+from kvcore._command cimport (FLAG_COUNT_ONLY, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE,
+                              FLAG_KEYS_ONLY, FLAG_PREV, ORDER_ASCEND, ORDER_NONE, TARGET_KEY,
+                              Compact, Cursor, Get, KvBuf, Put, Range, RangeCmd, Txn, buf_free,
+                              check_request, check_txn, encode_compact, encode_delete, encode_op,
+                              encode_put, encode_txn, make_sort, make_span)
+from kvcore._commit cimport (CACHED_SNAPSHOTS, SYNC_ALWAYS, SYNC_INTERVAL, SYNC_OFF, CachedSnapshot,
+                             Commit, Request, commit_call, commit_checkpoint, commit_claim,
+                             commit_deinit, commit_init, commit_pass_baton,
+                             commit_start_maintenance, commit_step, commit_stop_threads,
+                             commit_submit, commit_sync, commit_unclaim, commit_wait,
+                             commit_wake_maintenance, commit_withdraw, request_drop, request_new)
+from kvcore._future cimport Future, make_future, raise_result, ready_future
+from kvcore._hash cimport hash_view
+from kvcore._native cimport (KV_CLOSED, KV_COMPACTED, KV_CORRUPT, KV_FUTURE_REV,
+                             KV_NEWER_FORMAT, KV_NOTFOUND, KV_OK, Clock, Io, KvSlice, KvVersion,
+                             kv_cond_signal, kv_cond_wait, kv_fork_generation, kv_fork_watch,
+                             kv_load_i64, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
+                             kv_plain_mem, kv_prefetch, kv_raise)
+from kvcore._result cimport (KeyValue, KvResult, RangeResult, make_answer, make_kv, make_put,
+                             make_range, result_free, result_init)
+from kvcore._rows cimport KvRows, Rows, rows_clear, rows_free, rows_init, rows_key
+from kvcore._state cimport (KvReader, KvState, state_apply, state_range, state_read_txn,
+                            state_reader)
+from kvcore._wal cimport (WAL_CEILING, WAL_COMMANDS, WAL_SEAL, Log, Wal, WalBatch, wal_ptr,
+                          wal_value)
+
+from kvcore import _native
+from kvcore.errors import (ClosedError, CorruptError, EmptyKeyError, ForkedError, NewerFormatError,
+                           OutOfMemoryError)
+
+kv_fork_watch()
+
+cdef enum:
+    LOCKED_ROWS = 2000           # a range of more rows walks a snapshot instead
+    BATCH_BYTES = 4 << 20        # a sync carries up to this much
+    MANY_CHUNK = 256
+
+cdef dict _SYNC_MODES = {"always": SYNC_ALWAYS, "interval": SYNC_INTERVAL, "off": SYNC_OFF}
+
+
+cdef int _not_bytes(object what, str name) except -1:
+    if isinstance(what, str):
+        raise TypeError(f"{name} must be bytes, not str: encode it, for instance {name}.encode()")
+    raise TypeError(f"{name} must be bytes, not {type(what).__name__}")
+
+
+cdef inline KvSlice _slice(bytes b) noexcept:
+    cdef KvSlice s
+    s.ptr = <const uint8_t*>PyBytes_AS_STRING(b)
+    s.len = PyBytes_GET_SIZE(b)
+    return s
+
+
+cdef int _fill_range(RangeCmd* q, bytes key, object end) except -1:
+    if not key:
+        raise EmptyKeyError()
+    q.span.key = _slice(key)
+    q.span.end.ptr = NULL
+    q.span.end.len = 0
+    if end is not None:
+        q.span.end = _slice(<bytes>end)
+    return 0
+
+
+# =================================================================================================
+# Replay
+# =================================================================================================
+
+cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
+                 uint64_t payload_pos) noexcept nogil:
+    """One batch of the log, in order, to the state machine."""
+    cdef Commit* c = <Commit*>ctx
+    cdef Cursor cur
+    cdef uint32_t i
+    cdef int rc
+    if b.kind == WAL_CEILING:
+        c.ceiling = b.revision
+    elif b.kind == WAL_SEAL:
+        c.ceiling = 0
+        if b.revision > c.state.revision:
+            c.state.revision = b.revision
+    elif b.kind == WAL_COMMANDS:
+        if b.revision != c.state.revision or b.first_index != c.state.applied_index + 1:
+            return KV_CORRUPT
+        cur.p = payload
+        cur.end = payload + b.len
+        cur.bad = False
+        for i in range(b.count):
+            rc = state_apply(&c.state, &cur, payload, payload_pos, NULL)
+            if rc != KV_OK:
+                return rc
+        if cur.p != cur.end:
+            return KV_CORRUPT
+    return KV_OK
+
+
+# =================================================================================================
+# Engine
+# =================================================================================================
+
+cdef class Engine:
+    """The verbs of kvcore.Store; use kvcore.open()."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.fork_generation = kv_fork_generation()
+        self.opened = False
+
+    def __init__(self, path=None, *, int order=32, str sync="always", double sync_interval=0.1,
+                 uint64_t segment_bytes=64 << 20, uint32_t max_key_bytes=65535,
+                 uint64_t max_request_bytes=1572864, uint32_t max_txn_ops=128, bint verify=True,
+                 bint maintenance=True, double replay_target=0.3, Clock clock=None, Io io=None):
+        if self.opened or self.log is not None:
+            raise TypeError("a store is opened once")
+        if order < 3:
+            raise ValueError(f"B-tree order must be at least 3, got {order}")
+        if order > 1024:
+            raise ValueError(f"B-tree order must be at most 1024, got {order}")
+        if sync not in _SYNC_MODES:
+            raise ValueError(f"sync must be one of {', '.join(_SYNC_MODES)}, got {sync!r}")
+        if not 1 <= max_key_bytes <= 65535:
+            raise ValueError(f"max_key_bytes must be in 1..65535, got {max_key_bytes}")
+        if not 64 <= max_request_bytes <= segment_bytes // 2:
+            raise ValueError(f"max_request_bytes must be in 64..segment_bytes/2, "
+                             f"got {max_request_bytes}")
+        if not 1 <= max_txn_ops <= 65535:
+            raise ValueError(f"max_txn_ops must be in 1..65535, got {max_txn_ops}")
+        self.limits.max_key_bytes = max_key_bytes
+        self.limits.max_request_bytes = max_request_bytes
+        self.limits.max_txn_ops = max_txn_ops
+        self.clock = clock or _native.MONOTONIC
+        self.log = Log(path, io=io, segment_bytes=segment_bytes, verify=verify)
+        try:
+            self._start(order, _SYNC_MODES[sync], sync_interval, replay_target, maintenance)
+        except BaseException:
+            self.log.shut()
+            raise
+
+    def _start(self, int order, int sync_mode, double sync_interval, double replay_target,
+               bint maintenance):
+        cdef Commit* c = &self.c
+        cdef int64_t revision
+        kv_raise(commit_init(c, order, &self.log.c))
+        self.opened = True
+        try:
+            c.clock = self.clock.table
+            c.sync_mode = sync_mode
+            c.sync_interval_ns = <uint64_t>(sync_interval * 1e9)
+            c.replay_target_ns = replay_target * 1e9
+            c.batch_bytes = min(<uint64_t>BATCH_BYTES,
+                                (self.log.c.segment_bytes - self.limits.max_request_bytes) // 2)
+            c.directory = strdup(os.fsencode(self.log.path))
+            self._recover()
+            revision = c.state.revision
+            if not self.log.recovery.clean and c.ceiling > revision:
+                revision = c.ceiling         # a revision somebody may have seen is never given again
+            c.ceiling = 0
+            c.state.revision = revision
+            self.log.start(revision, c.state.applied_index + 1, c.state.term)
+            c.replay_from = self.log.c.next_pos
+            if c.ck_pos == 0:
+                c.ck_pos = c.replay_from
+                c.ck_applied = 0
+            c.revision = revision
+            if maintenance:
+                kv_raise(commit_start_maintenance(c))
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _recover(self):
+        """Newest sound checkpoint, then the log from there."""
+        cdef Commit* c = &self.c
+        cdef CkInfo info
+        cdef CkSegment* table = NULL
+        cdef const char* reason = b""
+        cdef uint64_t at = 0, i
+        cdef int rc
+        self.damaged_checkpoints = []
+        names = []
+        if self.log.path:
+            names = sorted((n for n in os.listdir(self.log.path)
+                            if re.fullmatch(r"checkpoint-[0-9a-f]{16}\.ckp", n)), reverse=True)
+        if names:
+            c.ck_number = int(names[0][11:27], 16)
+        for name in names:
+            path = os.path.join(self.log.path, name)
+            raw = os.fsencode(path)
+            memset(&info, 0, sizeof(CkInfo))
+            rc = ck_load(self.log.c.io, raw, &info, &table, &c.state.tree, &reason, &at)
+            if rc == KV_NEWER_FORMAT:
+                free(table)
+                raise NewerFormatError(f"kvcore: {path} has a newer format than this version reads")
+            if rc == KV_OK:
+                expected = {table[i].seq: (table[i].nonce, table[i].seed)
+                            for i in range(info.segments)}
+                free(table)
+                c.state.revision = info.revision
+                c.state.compact_revision = info.compact_revision
+                c.state.applied_index = info.applied_index
+                c.state.term = info.term
+                c.ceiling = info.ceiling
+                c.ck_revision = info.revision
+                c.ck_applied = info.applied_index
+                c.ck_pos = info.replay_from
+                self.log.recover(info.replay_from, expected, _replay, c)
+                return
+            free(table)
+            self.damaged_checkpoints.append((path, at, reason.decode()))
+            bt_deinit(&c.state.tree)
+            kv_raise(bt_init(&c.state.tree, c.state.tree.order, &kv_plain_mem))
+        self.log.recover(0, None, _replay, c)
+
+    # --- guards ---------------------------------------------------------------------------------
+
+    cdef int _alive(self) except -1:
+        if self.fork_generation != kv_fork_generation():
+            raise ForkedError()
+        if not self.opened:
+            raise ClosedError()
+        return 0
+
+    cdef int _enter(self) except -1:
+        """Takes the lock; never waits for it with the GIL held."""
+        if self.fork_generation != kv_fork_generation():
+            raise ForkedError()
+        if not self.opened:
+            raise ClosedError()
+        if not kv_mutex_trylock(&self.c.lock):
+            with nogil:
+                kv_mutex_lock(&self.c.lock)
+        if self.c.closed:
+            kv_mutex_unlock(&self.c.lock)
+            raise ClosedError()
+        return 0
+
+    cdef void _leave(self) noexcept:
+        kv_mutex_unlock(&self.c.lock)
+
+    # --- writes -----------------------------------------------------------------------------------
+
+    cdef Request* _request(self, bint is_async) except NULL:
+        cdef Request* r
+        self._alive()
+        r = request_new(is_async)
+        if r == NULL:
+            raise OutOfMemoryError()
+        r.count = 1
+        return r
+
+    cdef int _run(self, Request* r) except -1:
+        """Commits r and waits; Ctrl-C takes it back, or waits for it if a committer has it."""
+        cdef Commit* c = &self.c
+        cdef bint back
+        cdef int rc
+        with nogil:
+            rc = commit_call(c, r)
+        while rc == 1:
+            try:
+                PyErr_CheckSignals()
+            except BaseException:
+                with nogil:
+                    back = commit_withdraw(c, r)
+                    while not back and commit_wait(c, r) == 1:
+                        pass
+                commit_pass_baton(c)
+                raise
+            with nogil:
+                rc = commit_wait(c, r)
+        if rc != KV_OK:
+            kv_raise(rc)
+        commit_pass_baton(c)
+        return raise_result(r)
+
+    def put(self, key, value=b"", *, int64_t lease=0, bint prev=False, bint ignore_value=False,
+            bint ignore_lease=False):
+        """Give `key` a new value; returns when it is durable (sync="always") and visible.
+
+        Args: key, value: bytes. lease: id of a lease the key shall live with (0: none, and an earlier one
+        is detached). prev: return the KeyValue replaced. ignore_value, ignore_lease: keep the old one.
+        Returns: PutResult(revision, prev).
+        Errors: EmptyKeyError, KeyTooLargeError, RequestTooLargeError, LeaseNotFoundError, KeyNotFoundError
+        (ignore_* on a missing key), OutcomeUnknownError, PoisonedError, ClosedError.
+        Cost: one write and one sync, shared by all callers waiting meanwhile. Source: etcd Put.
+
+        >>> import kvcore
+        >>> db = kvcore.open()
+        >>> db.put(b"/a", b"1").revision
+        2
+        >>> db.put(b"/a", b"2", prev=True).prev.value
+        b'1'
+        """
+        cdef Request* r
+        cdef int64_t flags = 0
+        if type(key) is not bytes:
+            _not_bytes(key, "key")
+        if type(value) is not bytes:
+            _not_bytes(value, "value")
+        if prev:
+            flags = FLAG_PREV
+        if ignore_value:
+            flags |= FLAG_IGNORE_VALUE
+        if ignore_lease:
+            flags |= FLAG_IGNORE_LEASE
+        r = self._request(False)
+        try:
+            encode_put(&r.cmd, &self.limits, <bytes>key, <bytes>value, lease, flags)
+            check_request(&r.cmd, &self.limits)
+            r.res.brief = not prev
+            self._run(r)
+            if not prev:
+                return make_put(r.res.revision, None)
+            return make_answer(&r.res, self.log)
+        finally:
+            request_drop(r)
+
+    def put_many(self, items, *, int64_t lease=0):
+        """Put (key, value) pairs, one revision each; up to 4 MiB of them share one sync.
+
+        Args: items: iterable of (bytes, bytes). Returns: list of their revisions, in order.
+        Errors: as put; on one, pairs of earlier chunks are in the store. Cost: ~0.5 us a pair and the disk.
+
+        >>> import kvcore
+        >>> kvcore.open().put_many([(b"/a", b"1"), (b"/b", b"2")])
+        [2, 3]
+        """
+        cdef Request* r = NULL
+        cdef list revisions = []
+        try:
+            for key, value in items:
+                if type(key) is not bytes:
+                    _not_bytes(key, "key")
+                if type(value) is not bytes:
+                    _not_bytes(value, "value")
+                if r == NULL:
+                    r = self._request(False)
+                    r.count = 0
+                    r.res.brief = True
+                encode_put(&r.cmd, &self.limits, <bytes>key, <bytes>value, lease, 0)
+                r.count += 1
+                if r.cmd.len >= self.c.batch_bytes:
+                    self._run(r)
+                    revisions.extend(range(r.res.revision - r.count + 1, r.res.revision + 1))
+                    request_drop(r)
+                    r = NULL
+            if r != NULL:
+                self._run(r)
+                revisions.extend(range(r.res.revision - r.count + 1, r.res.revision + 1))
+            else:
+                self._alive()
+        finally:
+            if r != NULL:
+                request_drop(r)
+        return revisions
+
+    def delete(self, key=None, end=None, *, prefix=None, bint prev=False):
+        """Delete one key, the keys of [key, end), or those with a prefix, in one revision.
+
+        Returns: DeleteResult(revision, deleted, prev); deleting nothing is not an error and takes no revision.
+        Cost: as put, and O(log n) a key. Source: etcd DeleteRange.
+
+        >>> import kvcore
+        >>> db = kvcore.open()
+        >>> db.delete(b"/a").deleted
+        0
+        """
+        cdef Request* r
+        first, last = make_span(key, end, prefix, False)
+        r = self._request(False)
+        try:
+            encode_delete(&r.cmd, &self.limits, <bytes>first, last, FLAG_PREV if prev else 0)
+            check_request(&r.cmd, &self.limits)
+            self._run(r)
+            return make_answer(&r.res, self.log)
+        finally:
+            request_drop(r)
+
+    def txn(self, compare=(), success=(), failure=()):
+        """If all compares hold run the success operations, else the failure ones, in one revision.
+
+        Args: compare: Compare objects; success, failure: Put, Get, Range, Delete, Txn.
+        Returns: TxnResult(succeeded, responses, revision).
+        Errors: TooManyOpsError, DuplicateKeyError, and what its operations raise; then nothing happened.
+        Cost: as put; one that cannot write takes no log entry. Source: etcd Txn.
+
+        >>> import kvcore
+        >>> from kvcore import Compare, Put
+        >>> db = kvcore.open()
+        >>> db.txn([Compare.version(b"/a") == 0], [Put(b"/a", b"1")]).succeeded
+        True
+        """
+        cdef Request* r = self._request(False)
+        cdef bint read_only = True
+        try:
+            compare, success, failure = list(compare), list(success), list(failure)
+            encode_txn(&r.cmd, &self.limits, compare, success, failure, self.limits.max_txn_ops,
+                       &read_only)
+            check_txn(success, failure)
+            check_request(&r.cmd, &self.limits)
+            if read_only:
+                self._read_txn(r.cmd.p, r.cmd.len, r)
+            else:
+                self._run(r)
+            return make_answer(&r.res, self.log)
+        finally:
+            request_drop(r)
+
+    cdef int _read_txn(self, const uint8_t* p, uint64_t n, Request* r) except -1:
+        cdef Cursor cur
+        cur.p = p
+        cur.end = p + n
+        cur.bad = False
+        self._enter()
+        r.res.status = state_read_txn(&self.c.state, &cur, &r.res)
+        self._leave()
+        return raise_result(r)
+
+    def compact(self, int64_t revision, *, bint physical=False):
+        """Forget what only revisions before `revision` show; it stays readable itself.
+
+        Args: physical: wait until the memory is free. Returns: the store's revision.
+        Errors: CompactedError (already compacted there), FutureRevisionError.
+        Cost: one log entry; the sweep runs in the background. Source: etcd Compact.
+
+        >>> import kvcore
+        >>> db = kvcore.open()
+        >>> _ = db.put(b"/a", b"1"), db.put(b"/a", b"2")
+        >>> db.compact(3)
+        3
+        """
+        cdef Request* r = self._request(False)
+        cdef bint more = True
+        try:
+            encode_compact(&r.cmd, revision)
+            self._run(r)
+            commit_wake_maintenance(&self.c)
+            while physical and more:
+                with nogil:
+                    commit_step(&self.c, self.c.clock.now_ns(self.c.clock.ctx), 4096)
+                PyErr_CheckSignals()
+                self._enter()
+                more = self.c.state.tree.floor < revision
+                self._leave()
+            return r.res.revision
+        finally:
+            request_drop(r)
+
+    def submit(self, op):
+        """Queue any operation (Put, Delete, Txn, Compact, Get, Range) and return its Future at once.
+
+        Many in flight share one sync. Errors of the request itself are raised here, others by the Future.
+
+        >>> import kvcore
+        >>> db = kvcore.open()
+        >>> db.submit(kvcore.Put(b"/a", b"1")).result().revision
+        2
+        """
+        cdef Request* r
+        cdef bint read_only = True
+        cdef int rc
+        if isinstance(op, Range):
+            return self._submit_read(op)
+        r = self._request(True)
+        try:
+            encode_op(&r.cmd, &self.limits, op, &read_only)
+            check_request(&r.cmd, &self.limits)
+            r.res.brief = isinstance(op, Put) and (<Put>op).flags & FLAG_PREV == 0
+            if read_only:
+                self._read_txn(r.cmd.p, r.cmd.len, r)
+                return ready_future(make_answer(&r.res, self.log))
+            rc = commit_submit(&self.c, r)
+            if rc != KV_OK:
+                kv_raise(rc)
+        except BaseException:
+            request_drop(r)
+            request_drop(r)
+            raise
+        return make_future(self, &self.c, r, self.log)
+
+    def _submit_read(self, Range op):
+        cdef RangeCmd q = op.spec
+        cdef KvResult res
+        _fill_range(&q, op.key, op.end)
+        result_init(&res)
+        try:
+            self._range(&q, &res)
+            return ready_future(make_answer(&res, self.log))
+        finally:
+            result_free(&res)
+
+    # --- reads ------------------------------------------------------------------------------------
+
+    def get(self, key, revision=None):
+        """The KeyValue of `key`, now or at a revision; None when there is none.
+
+        Errors: CompactedError, FutureRevisionError, CorruptError (the value fails its CRC), ClosedError.
+        Cost: one descent and one read of the value, ~2.5 us among a million keys. Source: etcd Range.
+
+        >>> import kvcore
+        >>> db = kvcore.open()
+        >>> db.get(b"/a") is None
+        True
+        """
+        cdef KvVersion v
+        cdef BtView view
+        cdef int64_t at = 0
+        cdef int rc
+        if type(key) is not bytes:
+            _not_bytes(key, "key")
+        if PyBytes_GET_SIZE(<bytes>key) == 0:
+            raise EmptyKeyError()
+        if revision is not None:
+            at = revision
+        self._enter()
+        if at > 0:
+            rc = _resolve(&self.c.state, &at)
+            if rc != KV_OK:
+                at = self.c.state.compact_revision
+                self._leave()
+                kv_raise(rc, at if rc == KV_COMPACTED else None)
+        else:
+            at = 0
+        view = state_reader(&self.c.state).view
+        rc = bt_find_at(&view, _slice(<bytes>key), at, &v)
+        self._leave()
+        if rc == KV_NOTFOUND:
+            return None
+        if rc != KV_OK:
+            kv_raise(rc)
+        return make_kv(<bytes>key, &v, self.log)
+
+    def get_many(self, keys, revision=None):
+        """[KeyValue | None, ...] for many keys, all as of one revision, in one crossing.
+
+        Cost: the look-ups' cache misses overlap: ~0.35 us a key and the value's read.
+
+        >>> import kvcore
+        >>> db = kvcore.open()
+        >>> _ = db.put(b"/a", b"1")
+        >>> [kv and kv.value for kv in db.get_many([b"/a", b"/b"])]
+        [b'1', None]
+        """
+        cdef list wanted = list(keys)
+        cdef Py_ssize_t n = len(wanted), i
+        cdef int64_t at = 0 if revision is None else revision
+        cdef KvSlice* slices
+        cdef KvVersion* found
+        cdef int* status
+        for key in wanted:
+            if type(key) is not bytes:
+                _not_bytes(key, "key")
+            if not key:
+                raise EmptyKeyError()
+        slices = <KvSlice*>malloc(n * sizeof(KvSlice) + 1)
+        found = <KvVersion*>malloc(n * sizeof(KvVersion) + 1)
+        status = <int*>malloc(n * sizeof(int) + 1)
+        try:
+            if slices == NULL or found == NULL or status == NULL:
+                raise OutOfMemoryError()
+            for i in range(n):
+                slices[i] = _slice(<bytes>wanted[i])
+            self._find_many(slices, n, at, found, status)
+            return _many(wanted, found, status, n, self.log)
+        finally:
+            free(slices)
+            free(found)
+            free(status)
+
+    cdef int _find_many(self, const KvSlice* keys, uint64_t n, int64_t at, KvVersion* found,
+                        int* status) except -1:
+        cdef BtView view
+        cdef uint64_t i
+        cdef int rc = KV_OK
+        self._enter()
+        if at > 0:
+            rc = _resolve(&self.c.state, &at)
+        if rc == KV_OK:
+            view = state_reader(&self.c.state).view
+            if at > 0:
+                for i in range(n):
+                    status[i] = bt_find_at(&view, keys[i], at, &found[i])
+            else:
+                bt_find_many(&view, keys, n, found, status)
+        at = self.c.state.compact_revision
+        self._leave()
+        return kv_raise(rc, at if rc == KV_COMPACTED else None)
+
+    def range(self, start=None, end=None, *, prefix=None, int64_t limit=0, revision=None,
+              bint keys_only=False, bint count_only=False, sort=None, int64_t min_mod_revision=0,
+              int64_t max_mod_revision=0, int64_t min_create_revision=0,
+              int64_t max_create_revision=0):
+        """The live keys of [start, end), of a prefix, or all, now or at a revision.
+
+        Args: start alone: that one key; end b"\\0": no upper bound; limit: rows at most (0: all);
+        sort: "key", "version", "create_revision", "mod_revision" or "value", "-" in front for descending;
+        min_*, max_*: inclusive bounds, 0 = none.
+        Returns: RangeResult. end before start is an empty result.
+        Cost: O(log n + rows); count costs O(log n) at the newest revision. Source: etcd Range.
+
+        >>> import kvcore
+        >>> db = kvcore.open()
+        >>> _ = db.put_many([(b"/a/%d" % i, b"x") for i in range(5)])
+        >>> page = db.range(prefix=b"/a/", limit=2)
+        >>> page.keys(), page.count, page.more
+        ([b'/a/0', b'/a/1'], 5, True)
+        """
+        cdef RangeCmd q
+        cdef KvResult res
+        cdef RangeResult found
+        memset(&q, 0, sizeof(RangeCmd))
+        first, last = make_span(start, end, prefix, True)
+        _fill_range(&q, first, last)
+        q.flags = (FLAG_KEYS_ONLY if keys_only else 0) | (FLAG_COUNT_ONLY if count_only else 0)
+        q.limit = limit
+        if revision is not None:
+            q.revision = revision
+        if sort is not None:
+            q.order, q.target = make_sort(sort)
+        q.min_mod = min_mod_revision
+        q.max_mod = max_mod_revision
+        q.min_create = min_create_revision
+        q.max_create = max_create_revision
+        result_init(&res)
+        try:
+            self._range(&q, &res)
+            return make_answer(&res, self.log)
+        finally:
+            result_free(&res)
+
+    cdef int _range(self, const RangeCmd* q, KvResult* out) except -1:
+        """Under the lock when it is short, on a snapshot when not."""
+        cdef KvReader r
+        cdef BtSnapshot* snap
+        cdef CachedSnapshot* kept
+        cdef bint at_past, short
+        cdef int rc
+        self._enter()
+        r = state_reader(&self.c.state)
+        at_past = 0 < q.revision < r.revision
+        short = (q.span.end.ptr == NULL or (q.flags & FLAG_COUNT_ONLY and not at_past)
+                 or (0 < q.limit <= LOCKED_ROWS and q.order == ORDER_NONE and not at_past)
+                 or self.c.state.tree.keys <= LOCKED_ROWS)
+        if not short:
+            kept = _cached(&self.c, q.revision) if at_past else NULL
+            snap = kept.snap if kept != NULL else bt_snapshot(&self.c.state.tree)
+            if snap != NULL:
+                if kept != NULL:
+                    kept.readers += 1
+                    r.revision = kept.revision
+                self.c.readers += 1
+                self._leave()
+                self._range_unlocked(q, snap, &r, out)
+                self._done_reading(kept, snap)
+                return kv_raise(out.status, out.detail if out.status == KV_COMPACTED else None)
+        rc = state_range(&r, q, out)
+        if rc == KV_OK and q.limit > 0 and out.resps[0].more and not at_past:
+            _keep_for_pages(&self.c)
+        self._leave()
+        return kv_raise(rc, out.detail if rc == KV_COMPACTED else None)
+
+    cdef int _range_unlocked(self, const RangeCmd* q, BtSnapshot* snap, KvReader* r,
+                             KvResult* out) except -1:
+        r.view = snap.view
+        with nogil:
+            out.status = state_range(r, q, out)
+        return 0
+
+    cdef int _done_reading(self, CachedSnapshot* kept, BtSnapshot* snap) except -1:
+        cdef Commit* c = &self.c
+        with nogil:
+            kv_mutex_lock(&c.lock)
+            if kept != NULL:
+                kept.readers -= 1
+                kept.used_ns = c.clock.now_ns(c.clock.ctx)
+            elif snap != NULL:
+                bt_release(&c.state.tree, snap)
+            c.readers -= 1
+            if c.readers == 0:
+                kv_cond_signal(&c.readers_gone)
+            kv_mutex_unlock(&c.lock)
+        return 0
+
+    def snapshot(self):
+        """The store as it is now: O(1), does not block writers, readable also after compaction.
+
+        Use it as a context manager, or release() it: while it is open, what it shows is kept.
+
+        >>> import kvcore
+        >>> db = kvcore.open()
+        >>> _ = db.put(b"/a", b"1")
+        >>> with db.snapshot() as snap:
+        ...     _ = db.put(b"/a", b"2")
+        ...     snap.get(b"/a").value
+        b'1'
+        """
+        cdef Snapshot s = Snapshot.__new__(Snapshot)
+        self._enter()
+        s.snap = bt_snapshot(&self.c.state.tree)
+        s.revision = self.c.state.revision
+        s.compact_revision = self.c.state.compact_revision
+        self._leave()
+        if s.snap == NULL:
+            raise OutOfMemoryError()
+        s.engine = self
+        return s
+
+    # --- state ------------------------------------------------------------------------------------
+
+    @property
+    def revision(self):
+        """The newest revision anybody can see; 1 when nothing was written yet."""
+        self._alive()
+        return kv_load_i64(&self.c.revision)
+
+    @property
+    def compact_revision(self):
+        """Reads below it raise CompactedError; 0 when never compacted."""
+        self._enter()
+        cdef int64_t revision = self.c.state.compact_revision
+        self._leave()
+        return max(revision, 0)
+
+    def step(self, now=None, uint64_t budget=4096):
+        """One bounded piece of background work; returns whether there is more.
+
+        Args: now: seconds on the store's clock (None: ask it); budget: keys a sweep may look at.
+        """
+        cdef uint64_t ns
+        cdef bint more
+        self._alive()
+        ns = self.c.clock.now_ns(self.c.clock.ctx) if now is None else <uint64_t>(now * 1e9)
+        with nogil:
+            more = commit_step(&self.c, ns, budget)
+        return more
+
+    def sync(self):
+        """Make everything written so far durable (a no-op in sync="always")."""
+        cdef int rc
+        self._alive()
+        with nogil:
+            rc = commit_sync(&self.c)
+        kv_raise(rc, self.log.c.poison_errno or None)
+
+    def checkpoint(self):
+        """Write a checkpoint now; returns its number. In memory there is none: 0."""
+        cdef int rc
+        self._alive()
+        if not self.log.path:
+            return 0
+        with nogil:
+            rc = commit_checkpoint(&self.c)
+        kv_raise(rc)
+        return self.c.ck_number
+
+    def _hash(self, int64_t revision):
+        """(hash, compact revision, revision hashed)"""
+        cdef Commit* c = &self.c
+        cdef BtSnapshot* snap
+        cdef BtView view
+        cdef int64_t compacted
+        cdef uint32_t crc = 0
+        cdef int rc = KV_OK
+        self._enter()
+        compacted = c.state.compact_revision
+        if revision > 0:
+            if revision > c.state.revision:
+                rc = KV_FUTURE_REV
+            elif revision < compacted:
+                rc = KV_COMPACTED
+        else:
+            revision = c.state.revision
+        snap = bt_snapshot(&c.state.tree) if rc == KV_OK else NULL
+        if snap != NULL:
+            c.readers += 1
+        self._leave()
+        kv_raise(rc, compacted if rc == KV_COMPACTED else None)
+        if snap == NULL:
+            raise OutOfMemoryError()
+        view = snap.view
+        with nogil:
+            rc = hash_view(&view, &self.log.c, revision, compacted, &crc)
+        self._done_reading(NULL, snap)
+        kv_raise(rc)
+        return crc, max(compacted, 0), revision
+
+    def _stats(self):
+        """Counters of index, log and commit path, as a dict."""
+        cdef BtStats s
+        cdef Commit* c = &self.c
+        self._enter()
+        bt_stats(&c.state.tree, &s)
+        got = {
+            "revision": c.state.revision, "compact_revision": max(c.state.compact_revision, 0),
+            "keys": s.live, "entries": s.keys, "versions": s.versions,
+            "order": c.state.tree.order, "depth": s.depth, "leaves": s.leaves, "inners": s.inners,
+            "index_bytes": s.chunk_bytes, "index_live_bytes": s.live_bytes,
+            "dead_blocks": s.dead_blocks, "snapshots": s.snapshots, "copied_nodes": s.copied_nodes,
+            "applied_index": c.state.applied_index, "term": c.state.term,
+            "compacting": c.state.tree.floor_next > c.state.tree.floor,
+            "checkpoint_number": c.ck_number, "checkpoint_revision": c.ck_revision,
+            "batches": c.batches, "commands": c.commands,
+        }
+        self._leave()
+        got.update(segments=self.log.c.segment_count, segment_bytes=self.log.c.segment_bytes,
+                   log_bytes=self.log.c.bytes, syncs=self.log.c.syncs,
+                   poisoned=self.log.c.poison_errno != 0, background_status=c.maint_status)
+        return got
+
+    def _check_index(self):
+        """The first broken invariant of the index, or None."""
+        cdef char message[512]
+        cdef int rc
+        self._enter()
+        with nogil:                          # the lock is held: only readers of it wait
+            rc = bt_check(&self.c.state.tree, message, sizeof(message))
+        self._leave()
+        return message.decode() if rc != KV_OK else None
+
+    def _damaged_values(self, progress=None):
+        """[(key, mod_revision, position), ...] of every version whose value fails its CRC."""
+        cdef Commit* c = &self.c
+        cdef BtSnapshot* snap
+        cdef KvRows rows
+        cdef KvSlice after, key, value
+        cdef bint more = True
+        cdef uint64_t i
+        cdef void* owned
+        cdef int rc = KV_OK
+        cdef bytes last = None
+        bad = []
+        self._enter()
+        snap = bt_snapshot(&c.state.tree)
+        if snap != NULL:
+            c.readers += 1
+        self._leave()
+        if snap == NULL:
+            raise OutOfMemoryError()
+        rows_init(&rows)
+        try:
+            while more:
+                after.ptr = NULL
+                after.len = 0
+                if last is not None:
+                    after = _slice(last)
+                rows_clear(&rows)
+                with nogil:
+                    rc = bt_dump(&snap.view, after, c.state.compact_revision, 2048, &rows, &more)
+                kv_raise(rc)
+                for i in range(rows.n):
+                    if rows.rows[i].v.version == 0:
+                        continue
+                    key = rows_key(&rows, i)
+                    owned = NULL
+                    rc = wal_value(&self.log.c, rows.rows[i].v.pos, <uint32_t>key.len,
+                                   rows.rows[i].v.len, &value, &owned)
+                    free(owned)
+                    if rc != KV_OK:
+                        bad.append((key.ptr[:key.len], rows.rows[i].v.mod, rows.rows[i].v.pos))
+                if rows.n == 0:
+                    break
+                key = rows_key(&rows, rows.n - 1)
+                last = key.ptr[:key.len]
+                if progress is not None:
+                    progress(rows.n)
+        finally:
+            rows_free(&rows)
+            self._done_reading(NULL, snap)
+        return bad
+
+    # --- end --------------------------------------------------------------------------------------
+
+    @property
+    def log_path(self):
+        """The directory; "" in memory."""
+        return self.log.path if self.log is not None else ""
+
+    @property
+    def closed(self):
+        """Whether close() was called."""
+        return not self.opened
+
+    def close(self):
+        """Seal the log and free everything; results already returned stay usable. Idempotent."""
+        cdef Commit* c = &self.c
+        cdef Request control
+        cdef int rc = KV_OK
+        if not self.opened:
+            return
+        if self.fork_generation != kv_fork_generation():
+            self.opened = False              # the parent's store: nothing of it is ours to end
+            return
+        kv_mutex_lock(&c.qlock)
+        if c.closing:
+            kv_mutex_unlock(&c.qlock)
+            return
+        c.closing = True
+        kv_mutex_unlock(&c.qlock)
+        with nogil:
+            commit_claim(c, &control, True)  # behind everything queued before
+            commit_unclaim(c, &control)
+            commit_stop_threads(c)
+        try:
+            if not c.stopped and not self.log.c.poison_errno:
+                self.log.seal(c.state.revision, c.state.applied_index + 1, c.state.term)
+        finally:
+            self._abandon()
+            self.log.shut()
+
+    def _abandon(self):
+        """Frees the index and leaves the log as it is."""
+        cdef Commit* c = &self.c
+        if not self.opened:
+            return
+        with nogil:
+            commit_stop_threads(c)
+            kv_mutex_lock(&c.lock)
+            c.closed = True
+            while c.readers:
+                kv_cond_wait(&c.readers_gone, &c.lock)
+            kv_mutex_unlock(&c.lock)
+            commit_deinit(c)
+        self.opened = False
+
+    def __dealloc__(self):
+        if self.opened and self.fork_generation == kv_fork_generation():
+            commit_stop_threads(&self.c)
+            commit_deinit(&self.c)
+        free(self.c.directory)
+
+    def __reduce__(self):
+        raise TypeError("a store cannot be pickled; open it where it is needed")
+
+
+cdef inline int _resolve(const KvState* s, int64_t* at) noexcept nogil:
+    """An explicit revision against the state: 0 when it is the newest."""
+    if at[0] > s.revision:
+        return KV_FUTURE_REV
+    if at[0] < s.compact_revision:
+        return KV_COMPACTED
+    if at[0] == s.revision:
+        at[0] = 0
+    return KV_OK
+
+
+cdef list _many(list keys, const KvVersion* found, const int* status, Py_ssize_t n, Log log):
+    """KeyValues of a batched look-up, the next values' loads started ahead."""
+    cdef list out = [None] * n
+    cdef Py_ssize_t i
+    cdef const uint8_t* p
+    for i in range(n):
+        if i + 6 < n and status[i + 6] == KV_OK:
+            p = wal_ptr(&log.c, found[i + 6].pos, 64)
+            if p != NULL:
+                kv_prefetch(p)
+        if status[i] == KV_OK and found[i].version:
+            out[i] = make_kv(<bytes>keys[i], &found[i], log)
+        elif status[i] != KV_OK and status[i] != KV_NOTFOUND:
+            kv_raise(status[i])
+    return out
+
+
+# --- snapshots kept for the next pages of a list.  REQUIRES: lock ------------------------------------
+
+cdef CachedSnapshot* _cached(Commit* c, int64_t revision) noexcept nogil:
+    cdef int i
+    for i in range(CACHED_SNAPSHOTS):
+        if c.cached[i].snap != NULL and c.cached[i].revision == revision:
+            return &c.cached[i]
+    return NULL
+
+
+cdef void _keep_for_pages(Commit* c) noexcept nogil:
+    """A first page was cut: its revision will be asked for again, perhaps after more writes."""
+    cdef CachedSnapshot* slot = NULL
+    cdef int i
+    if _cached(c, c.state.revision) != NULL:
+        return
+    for i in range(CACHED_SNAPSHOTS):
+        if c.cached[i].readers == 0 and (slot == NULL or c.cached[i].snap == NULL or (
+                slot.snap != NULL and c.cached[i].used_ns < slot.used_ns)):
+            slot = &c.cached[i]
+    if slot == NULL:
+        return
+    if slot.snap != NULL:
+        bt_release(&c.state.tree, slot.snap)
+    slot.snap = bt_snapshot(&c.state.tree)
+    slot.revision = c.state.revision
+    slot.compact_revision = c.state.compact_revision
+    slot.used_ns = c.clock.now_ns(c.clock.ctx)
+
+
+# =================================================================================================
+# Snapshot
+# =================================================================================================
+
+@cython.final
+cdef class Snapshot:
+    """A store as it was at `revision`; get, range, count. Thread-safe. Release it when done."""
+
+    def __init__(self):
+        raise TypeError("Snapshot objects come from Store.snapshot")
+
+    cdef int _pin(self, KvReader* r) except -1:
+        """Keeps the index from being freed by close() while it is read without the lock."""
+        self.engine._enter()
+        if self.snap == NULL:
+            self.engine._leave()
+            raise ClosedError("kvcore: the snapshot was released")
+        self.engine.c.readers += 1
+        r.view = self.snap.view
+        self.engine._leave()
+        r.wal = &self.engine.log.c
+        r.revision = self.revision
+        r.shown_revision = self.revision
+        r.compact_revision = self.compact_revision
+        return 0
+
+    cdef void _unpin(self) noexcept:
+        self.engine._done_reading(NULL, NULL)
+
+    def get(self, key, revision=None):
+        """The KeyValue of `key` in the snapshot, or at a revision before it; or None."""
+        cdef KvReader r
+        cdef KvVersion v
+        cdef int64_t at = 0 if revision is None else revision
+        cdef int rc = KV_OK
+        if type(key) is not bytes:
+            _not_bytes(key, "key")
+        if not key:
+            raise EmptyKeyError()
+        self._pin(&r)
+        if at > r.revision:
+            rc = KV_FUTURE_REV
+        elif 0 < at < r.compact_revision:
+            rc = KV_COMPACTED
+        elif at >= r.revision or at < 0:
+            at = 0
+        if rc == KV_OK:
+            rc = bt_find_at(&r.view, _slice(<bytes>key), at, &v)
+        self._unpin()
+        if rc == KV_NOTFOUND:
+            return None
+        kv_raise(rc, r.compact_revision if rc == KV_COMPACTED else None)
+        return make_kv(<bytes>key, &v, self.engine.log)
+
+    def range(self, start=None, end=None, **options):
+        """As Store.range, on the snapshot."""
+        cdef Range op = Range(start, end, **options)
+        cdef RangeCmd q = op.spec
+        cdef KvReader r
+        cdef KvResult res
+        _fill_range(&q, op.key, op.end)
+        self._pin(&r)
+        result_init(&res)
+        try:
+            with nogil:
+                res.status = state_range(&r, &q, &res)
+        finally:
+            self._unpin()
+        try:
+            kv_raise(res.status, res.detail if res.status == KV_COMPACTED else None)
+            return make_answer(&res, self.engine.log)
+        finally:
+            result_free(&res)
+
+    def count(self, start=None, end=None, *, prefix=None):
+        """How many live keys, in O(log n)."""
+        return self.range(start, end, prefix=prefix, count_only=True).count
+
+    def release(self):
+        """Let go of what only the snapshot shows. Idempotent."""
+        cdef Commit* c = &self.engine.c
+        cdef BtSnapshot* snap
+        if self.engine.fork_generation != kv_fork_generation() or not self.engine.opened:
+            return
+        with nogil:
+            kv_mutex_lock(&c.lock)
+            snap = self.snap
+            self.snap = NULL
+            if snap != NULL and not c.closed:
+                bt_release(&c.state.tree, snap)
+            kv_mutex_unlock(&c.lock)
+        if snap != NULL:
+            commit_wake_maintenance(c)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.release()
+
+    def __del__(self):
+        if self.engine is not None:
+            self.release()
+
+    def __reduce__(self):
+        raise TypeError("a snapshot cannot be pickled")
+
+    def __repr__(self):
+        return f"<Snapshot at revision {self.revision}{' (released)' if self.snap == NULL else ''}>"

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Futures of submitted operations."""
+
+from kvcore._commit cimport Commit, Request, Waker
+from kvcore._wal cimport Log
+
+
+cdef class Future:
+    cdef Commit* c
+    cdef Request* r              # NULL: was answered at once
+    cdef object owner            # the store: keeps c alive
+    cdef Log log
+    cdef object answer
+    cdef bint answered
+    cdef int settle(self) except -1
+
+
+cdef class Wakeups:
+    cdef Waker* waker
+    cdef readonly int read_fd
+    cdef readonly object pending  # deque of (Future, target)
+    cdef object deliver
+
+
+# The exception for a finished request, if it failed.  REQUIRES: the GIL.
+cdef int raise_result(Request* r) except -1
+cdef Future make_future(object owner, Commit* c, Request* r, Log log)
+cdef Future ready_future(object answer)

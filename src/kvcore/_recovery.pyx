@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an open may believe: from the files of a directory to the end of the log.
+
+    load: every needed segment is there, whole headers       | seg 1 | seg 2 | seg 3 | spare |
+    drop: behind the last one in use, newest first                                   ^ unlink
+    walk: seg 1 to the end that seg 2 names, ... , seg 3 to the first place without a valid batch;
+          a later batch that says this place was synced: damage, refused; else the end
+
+Invariants: (end-is-known) every segment but the last ends where its successor says;
+(no-silent-loss) nothing that was synced is ever taken for a tear;
+(reads-only) until `start`, an open removes unused files and changes nothing else.
+Thread safety: none; runs before the log is used.  May not know: what a payload means, appending.
+The rules are numbered as in docs/log-format.md, "What an open believes".
+"""
+
+import os
+
+cimport cython
+from libc.errno cimport ENOENT, ENOMEM
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+from kvcore._native cimport (
+    KV_BAD_COMMAND, KV_CORRUPT, KV_NEWER_FORMAT, KV_OK, KvIo, kv_raise,
+)
+from kvcore._segment cimport (
+    batch_read, bytes_to_last_nonzero, seg_bytes, seg_close_handle, seg_find_proof, seg_free,
+    seg_looks_used, seg_open, seg_walk, table_push,
+)
+from kvcore._wal cimport (
+    WAL_HEADER_BYTES, WAL_SEAL, SegWalk, Wal, WalBatch, WalSegment, wal_replay_fn,
+)
+
+from kvcore import _directory
+from kvcore.errors import CorruptError, NewerFormatError, OutOfMemoryError, StorageError
+
+MIN_SEGMENT_BYTES = 64 * 1024
+MAX_SEGMENT_BYTES = 1024 * 1024 * 1024
+DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
+
+# ---- Python face: what open found ----------------------------------------------------------------
+
+
+@cython.final
+cdef class RecoveryReport:
+    """What an open found in a log; it does not change afterwards."""
+
+    def __cinit__(self):
+        self.clean = True
+        self.cut_path = ""
+        self.cut_offset = -1
+
+    def __repr__(self):
+        end = "clean" if self.clean else f"unclean, {self.torn_bytes} torn bytes"
+        return (f"<RecoveryReport {end}, {self.batches} batches in {self.segments} segments, "
+                f"end {self.end_position:#x}>")
+
+
+# ---- private helpers ------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class _Recovery:
+    # One open, from `_load` to the report.
+    cdef Wal* w
+    cdef str path
+    cdef RecoveryReport report
+    cdef bint size_known             # segment_bytes stands in a header on disk
+
+    def __cinit__(self, str path):
+        self.path = path
+        self.report = RecoveryReport()
+
+    cdef int run(self, uint64_t from_pos, dict expected, wal_replay_fn fn, void* ctx) except -1:
+        cdef RecoveryReport report = self.report
+        cdef SegWalk walk
+        memset(&walk, 0, sizeof(walk))
+        first = self._load(from_pos, expected)
+        if self.w.segment_count > 0:
+            self._drop_unused(first, from_pos)
+        if self.w.segment_count > 0:
+            self._replay(first, from_pos, fn, ctx, &walk)
+        else:
+            report.end_position = (self.w.first_seq << self.w.segment_shift) + WAL_HEADER_BYTES
+        report.batches = walk.batches
+        report.commands = walk.commands
+        report.ceiling = walk.ceiling
+        report.seal_revision = walk.seal_revision
+        report.segments = self.w.segment_count
+        return 0
+
+    def _corrupt(self, seq, offset, reason):
+        path = _directory.segment_path(self.path, seq)
+        return CorruptError(path=path, offset=offset, reason=reason)
+
+    def _load(self, from_pos, dict expected):
+        """Open every segment that is needed and fill the table; returns the first one to replay."""
+        found = _directory.segments(self.path)
+        opened = {}
+        try:
+            for seq, path in found.items():
+                opened[seq] = self._open_segment(seq, path)
+            first = self._first_needed(from_pos)
+            wanted = sorted(set(expected) | set(range(first, max(found, default=first) + 1)))
+            if not found and not expected and from_pos == 0:
+                wanted = []
+            self.w.first_seq = wanted[0] if wanted else 1
+            for seq in wanted:
+                if seq not in found:
+                    raise self._corrupt(seq, 0, "the segment is missing")
+                self._push(seq, opened.pop(seq), expected.get(seq))
+        finally:
+            for address in opened.values():
+                seg_free(self.w.io, <WalSegment*><size_t>address, False)
+        return first
+
+    def _first_needed(self, from_pos):
+        # A position at the very end of a full segment has the number of the next one.
+        if from_pos == 0:
+            return 1
+        return (from_pos - 1) >> self.w.segment_shift
+
+    def _open_segment(self, seq, path):
+        cdef bytes name = os.fsencode(path)
+        cdef WalSegment* s = NULL
+        cdef uint64_t named = 0, size = 0
+        cdef int status = KV_OK
+        cdef int rc = seg_open(self.w.io, name, &s, &named, &size, &status)
+        if rc != 0:
+            raise_errno(rc, f"cannot open {path}")
+        try:
+            if status == KV_NEWER_FORMAT:
+                raise NewerFormatError(f"{NewerFormatError.message} ({path})")
+            if status == KV_OK and named != seq:
+                raise CorruptError(path=path, offset=16, reason=f"header names segment {named}")
+            if status == KV_OK and size != self.w.segment_bytes:
+                if self.size_known or not MIN_SEGMENT_BYTES <= size <= MAX_SEGMENT_BYTES:
+                    raise CorruptError(path=path, offset=24, reason="segment sizes differ")
+                set_segment_bytes(self.w, size)
+            if status == KV_OK:
+                self.size_known = True       # from here on every header must agree
+        except BaseException:
+            seg_free(self.w.io, s, False)
+            raise
+        s.seq = seq
+        return <size_t>s
+
+    def _push(self, seq, address, expected):
+        cdef WalSegment* s = <WalSegment*><size_t>address
+        while self.w.first_seq + self.w.segment_count < seq:
+            if table_push(self.w, NULL) != 0:      # moved out of and freed, says the checkpoint
+                raise MemoryError
+        if expected is not None and tuple(expected) != (s.nonce, s.seed):
+            seg_free(self.w.io, s, False)
+            raise self._corrupt(seq, 32, "not the segment that the checkpoint names")
+        if table_push(self.w, s) != 0:
+            seg_free(self.w.io, s, False)
+            raise MemoryError
+
+    cdef WalSegment* _at(self, uint64_t seq):
+        return self.w.segments[seq - self.w.first_seq]
+
+    cdef const uint8_t* _bytes_of(self, const WalSegment* s, void** owned) except? NULL:
+        cdef const uint8_t* base = NULL
+        cdef int rc = seg_bytes(self.w.io, s, &base, owned)
+        if rc != 0:
+            raise_errno(rc, f"cannot read {_directory.segment_path(self.path, s.seq)}")
+        return base
+
+    def _drop_unused(self, first, from_pos):
+        """Rule 3: remove segments behind the last one in use, newest first."""
+        cdef WalSegment* s
+        cdef uint64_t seq = self.w.first_seq + self.w.segment_count - 1
+        cdef bint replay_begins
+        while seq >= <uint64_t>first:
+            s = self._at(seq)
+            replay_begins = seq == <uint64_t>first and from_pos > 0
+            if replay_begins or self._in_use(s):
+                return
+            if _directory.segments(self.path).get(seq):
+                remove_file(self.w, _directory.segment_path(self.path, seq))
+            seg_free(self.w.io, s, False)
+            self.w.segments[self.w.segment_count - 1] = NULL
+            self.w.segment_count -= 1
+            seq -= 1
+
+    cdef bint _in_use(self, WalSegment* s) except -1:
+        cdef void* owned = NULL
+        cdef const uint8_t* base = self._bytes_of(s, &owned)
+        cdef WalBatch b
+        cdef uint64_t proof = 0, upto = 0, torn = 0
+        cdef bint used, looks = False
+        with nogil:
+            used = s.nonce != 0 and batch_read(s, base, self.w.segment_shift, WAL_HEADER_BYTES, &b)
+            if s.nonce == 0:
+                looks = seg_looks_used(base, s.file_bytes, self.w.segment_shift, s.seq)
+            elif not used:
+                proof = seg_find_proof(s, base, self.w.segment_shift, WAL_HEADER_BYTES, &upto)
+                if s.file_bytes > WAL_HEADER_BYTES:
+                    torn = bytes_to_last_nonzero(base, WAL_HEADER_BYTES, s.file_bytes)
+        free(owned)
+        if looks:
+            raise self._corrupt(s.seq, 0, "the segment's header is damaged")
+        if proof:
+            raise self._damage(s, WAL_HEADER_BYTES, proof, upto)
+        if torn:
+            self.report.clean = False
+            self.report.torn_bytes += torn
+        return used
+
+    cdef object _damage(self, WalSegment* s, uint64_t off, uint64_t proof, uint64_t upto):
+        return self._corrupt(s.seq, off, "no valid batch here, but the one at offset "
+                             f"{proof} says that all up to position {upto:#x} was synced")
+
+    cdef int _replay(self, uint64_t first, uint64_t from_pos, wal_replay_fn fn, void* ctx,
+                     SegWalk* walk) except -1:
+        """Rules 1 and 2: walk every segment to its end."""
+        cdef uint64_t last = self.w.first_seq + self.w.segment_count - 1
+        cdef uint64_t seq, end, base_pos
+        cdef WalSegment* s
+        for seq in range(self.w.first_seq, last + 1):
+            s = self._at(seq)
+            if s != NULL and s.nonce == 0:
+                raise self._corrupt(seq, 0, "the segment's header is damaged")
+            if s != NULL and seq < first:
+                seg_close_handle(self.w.io, s)
+        for seq in range(first, last + 1):
+            s = self._at(seq)
+            base_pos = seq << self.w.segment_shift
+            walk.off = WAL_HEADER_BYTES
+            if seq == first and from_pos > base_pos + WAL_HEADER_BYTES:
+                walk.off = from_pos - base_pos
+            end = self._end_by_successor(seq) if seq < last else s.file_bytes
+            if walk.off > end:
+                raise self._corrupt(seq, walk.off, "the log ends before the replay begins")
+            self._walk(s, end, seq == last, fn, ctx, walk)
+            s.end = walk.off
+            if seq < last:
+                seg_close_handle(self.w.io, s)
+        return 0
+
+    cdef uint64_t _end_by_successor(self, uint64_t seq) except? 0:
+        cdef WalSegment* after = self._at(seq + 1)
+        cdef uint64_t base_pos = seq << self.w.segment_shift
+        cdef void* owned = NULL
+        cdef const uint8_t* base = self._bytes_of(after, &owned)
+        cdef WalBatch b
+        cdef bint ok = batch_read(after, base, self.w.segment_shift, WAL_HEADER_BYTES, &b)
+        free(owned)
+        if not ok:
+            raise self._corrupt(seq + 1, WAL_HEADER_BYTES,
+                                "no valid first batch, but a later segment is in use")
+        if not base_pos + WAL_HEADER_BYTES <= b.durable_upto <= base_pos + self.w.segment_bytes:
+            raise self._corrupt(seq + 1, WAL_HEADER_BYTES + 24,
+                                f"names {b.durable_upto:#x} as the end of segment {seq}")
+        return b.durable_upto - base_pos
+
+    cdef int _walk(self, WalSegment* s, uint64_t end, bint is_last, wal_replay_fn fn, void* ctx,
+                   SegWalk* walk) except -1:
+        cdef void* owned = NULL
+        cdef const uint8_t* base = self._bytes_of(s, &owned)
+        cdef uint64_t proof = 0, upto = 0, torn = 0
+        cdef int rc
+        walk.last_off = 0
+        with nogil:
+            rc = seg_walk(s, base, self.w.segment_shift, end, fn, ctx, walk)
+            if rc == KV_OK and is_last:
+                proof = seg_find_proof(s, base, self.w.segment_shift, walk.off, &upto)
+                torn = bytes_to_last_nonzero(base, walk.off, s.file_bytes)
+        free(owned)
+        if rc == KV_CORRUPT or rc == KV_BAD_COMMAND:
+            raise self._corrupt(s.seq, walk.off, "the batch contradicts what was replayed before")
+        kv_raise(rc)
+        if proof:
+            raise self._damage(s, walk.off, proof, upto)
+        if not is_last:
+            if walk.off != end:
+                raise self._corrupt(s.seq, walk.off, "no valid batch here, but the next segment "
+                                    f"says that this one ends at offset {end}")
+            return 0
+        self.report.end_position = (s.seq << self.w.segment_shift) + walk.off
+        self.report.torn_bytes += torn
+        # A seal with anything behind it is not the end of a clean run: what a lost write left
+        # there could become valid again once a batch of the right length stands before it.
+        if walk.last_off == 0 or walk.last_kind != WAL_SEAL or torn:
+            self.report.clean = False
+        if not self.report.clean:
+            self.report.cut_path = _directory.segment_path(self.path, s.seq)
+            self.report.cut_offset = walk.off
+        return 0
+
+
+# ---- C face (with the GIL: an open is rare) --------------------------------------------------------
+
+
+cdef int raise_errno(int rc, object what) except -1:
+    if rc == 0:
+        return 0
+    if rc == -ENOMEM:
+        raise OutOfMemoryError(f"kvcore: {what}")
+    raise StorageError(f"kvcore: {what}", errno=-rc)
+
+
+cdef int remove_file(const Wal* w, str path) except -1:
+    cdef bytes name = os.fsencode(path)
+    cdef int rc = w.io.unlink(w.io.ctx, name)
+    if rc == 0 or rc == -ENOENT:
+        rc = w.io.sync_dir(w.io.ctx, w.directory)
+    return raise_errno(rc, f"cannot remove {path}")
+
+
+cdef int set_segment_bytes(Wal* w, uint64_t n) noexcept:
+    w.segment_bytes = n
+    w.segment_shift = 0
+    while <uint64_t>1 << w.segment_shift < n:
+        w.segment_shift += 1
+    return 0
+
+
+cdef RecoveryReport recover_log(Wal* w, str path, uint64_t from_pos, dict expected,
+                                wal_replay_fn fn, void* ctx):
+    cdef _Recovery recovery = _Recovery(path)
+    recovery.w = w
+    w.first_seq = 1
+    if w.in_memory:
+        recovery.report.end_position = (w.first_seq << w.segment_shift) + WAL_HEADER_BYTES
+    else:
+        recovery.run(from_pos, expected, fn, ctx)
+    w.next_pos = recovery.report.end_position
+    return recovery.report

@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results: KeyValue, RangeResult, PutResult, DeleteResult, TxnResult.
+
+    RangeResult ── Rows: | record | record | ...  and one arena of keys     (copied under the lock)
+         │            └── columns as NumPy views
+         └── Log: values stay where they are until somebody touches one     (mapped, CRC compared)
+
+A range of 500 costs the copy of 500 records; bytes objects are made for what is looked at.
+Thread safety: immutable but for caches filled once (a race fills twice with equal objects).
+Ownership: a result keeps its rows and the log's mappings alive, also after the store is closed.
+None of these classes can be part of a reference cycle, so the collector does not track them.
+May not know: index, engine.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+from kvcore._command cimport (CMD_DELETE, CMD_PUT, CMD_RANGE, CMD_TXN, FLAG_KEYS_ONLY, FLAG_PREV,
+                              FLAG_SINGLE)
+from kvcore._native cimport KV_CORRUPT, KvSlice, KvVersion, kv_raise
+from kvcore._rows cimport Rows, rows_free, rows_init
+from kvcore._wal cimport Log, wal_value
+
+# =================================================================================================
+# C face
+# =================================================================================================
+
+cdef void result_init(KvResult* r) noexcept nogil:
+    memset(r, 0, sizeof(KvResult))
+    rows_init(&r.rows)
+
+
+cdef void result_free(KvResult* r) noexcept nogil:
+    rows_free(&r.rows)
+    free(r.resps)
+    r.resps = NULL
+    r.n = 0
+    r.cap = 0
+
+
+cdef int64_t result_add(KvResult* r, uint8_t kind, uint8_t flags) noexcept nogil:
+    cdef KvResp* grown
+    if r.n == r.cap:
+        grown = <KvResp*>realloc(r.resps, (r.cap * 2 + 4) * sizeof(KvResp))
+        if grown == NULL:
+            return -1
+        r.resps = grown
+        r.cap = r.cap * 2 + 4
+    memset(&r.resps[r.n], 0, sizeof(KvResp))
+    r.resps[r.n].kind = kind
+    r.resps[r.n].flags = flags
+    r.resps[r.n].row_start = r.rows.n
+    r.n += 1
+    return r.n - 1
+
+
+# =================================================================================================
+# Python face
+# =================================================================================================
+
+cdef bytes read_value(Log log, uint64_t pos, uint32_t key_len, uint32_t value_len):
+    """The value of a cell as bytes; CorruptError when it does not agree with its CRC."""
+    cdef KvSlice value
+    cdef void* owned = NULL
+    cdef int status = wal_value(&log.c, pos, key_len, value_len, &value, &owned)
+    if status != 0:
+        kv_raise(status, f"kvcore: corrupt: value at log position {pos:#x} ({log.path or 'memory'})"
+                 if status == KV_CORRUPT else None)
+    try:
+        return PyBytes_FromStringAndSize(<const char*>value.ptr, value.len)
+    finally:
+        free(owned)
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(256)
+cdef class KeyValue:
+    """One version of one key.
+
+    Attributes: key, value (bytes; the value is read and verified when first touched),
+    create_revision, mod_revision, version, lease (ints).
+    """
+
+    def __init__(self):
+        raise TypeError("KeyValue objects come from a store")
+
+    @property
+    def key(self):
+        """The key."""
+        if self._key is None:
+            self._key = self.rows.key_at(self.index)
+        return self._key
+
+    @property
+    def value(self):
+        """The value; b"" in a result of keys_only."""
+        if self._value is None:
+            self._value = read_value(self.log, self.v.pos, len(self.key), self.v.len)
+        return self._value
+
+    @property
+    def create_revision(self):
+        """Revision at which this generation of the key began."""
+        return self.v.create
+
+    @property
+    def mod_revision(self):
+        """Revision of this version."""
+        return self.v.mod
+
+    @property
+    def version(self):
+        """1 at creation, one more with each put."""
+        return self.v.version
+
+    @property
+    def lease(self):
+        """Id of the lease the key is attached to; 0: none."""
+        return self.v.lease
+
+    def __eq__(self, other):
+        if not isinstance(other, KeyValue):
+            return NotImplemented
+        cdef KeyValue o = <KeyValue>other
+        return (self.v.mod == o.v.mod and self.v.create == o.v.create
+                and self.v.version == o.v.version and self.v.lease == o.v.lease
+                and self.key == o.key and self.value == o.value)
+
+    def __hash__(self):
+        return hash((self.key, self.v.mod))
+
+    def __repr__(self):
+        return (f"KeyValue(key={self.key!r}, value={self.value!r}, "
+                f"create_revision={self.v.create}, mod_revision={self.v.mod}, "
+                f"version={self.v.version}, lease={self.v.lease})")
+
+
+cdef KeyValue make_kv(bytes key, const KvVersion* v, Log log):
+    """A KeyValue with its value read now, so that damage shows in the call that met it."""
+    cdef KeyValue kv = KeyValue.__new__(KeyValue)
+    kv.v = v[0]
+    kv._key = key
+    kv._value = read_value(log, v.pos, len(key), v.len)
+    return kv
+
+
+@cython.final
+@cython.no_gc
+cdef class _RangeIterator:
+    cdef RangeResult result
+    cdef uint64_t next
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.next >= self.result.n:
+            raise StopIteration
+        self.next += 1
+        return self.result.at(self.next - 1)
+
+
+@cython.final
+@cython.no_gc
+cdef class RangeResult:
+    """A sequence of KeyValue in the order asked for.
+
+    Attributes: count (live keys of the range, before filters and limit), more (the limit cut it),
+    revision (of the store when it answered, also for a read of the past).
+    """
+
+    def __init__(self):
+        raise TypeError("RangeResult objects come from a store")
+
+    cdef KeyValue at(self, uint64_t i):
+        cdef KeyValue kv = KeyValue.__new__(KeyValue)
+        kv.v = self.rows.c.rows[self.start + i].v
+        kv.rows = self.rows
+        kv.index = self.start + i
+        kv.log = self.log
+        if self.keys_only:
+            kv._value = b""
+        return kv
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        cdef int64_t k
+        if isinstance(i, slice):
+            return [self.at(j) for j in range(*i.indices(self.n))]
+        k = i
+        if k < 0:
+            k += <int64_t>self.n
+        if k < 0 or k >= <int64_t>self.n:
+            raise IndexError("RangeResult index out of range")
+        return self.at(k)
+
+    def __iter__(self):
+        cdef _RangeIterator it = _RangeIterator.__new__(_RangeIterator)
+        it.result = self
+        return it
+
+    def __eq__(self, other):
+        if not isinstance(other, RangeResult):
+            return NotImplemented
+        return (self.count == other.count and self.more == other.more
+                and self.revision == other.revision and list(self) == list(other))
+
+    __hash__ = None
+
+    def keys(self):
+        """All keys, as a list of bytes."""
+        return [self.rows.key_at(self.start + i) for i in range(self.n)]
+
+    def values(self):
+        """All values, as a list of bytes."""
+        return [self.at(i).value for i in range(self.n)]
+
+    @property
+    def mod_revisions(self):
+        """int64 array (n,), read-only."""
+        return self.rows.mod_revisions[self.start:self.start + self.n]
+
+    @property
+    def create_revisions(self):
+        """int64 array (n,), read-only."""
+        return self.rows.create_revisions[self.start:self.start + self.n]
+
+    @property
+    def versions(self):
+        """int64 array (n,), read-only."""
+        return self.rows.versions[self.start:self.start + self.n]
+
+    @property
+    def leases(self):
+        """int64 array (n,), read-only."""
+        return self.rows.leases[self.start:self.start + self.n]
+
+    def __repr__(self):
+        return (f"<RangeResult of {self.n} keys, count={self.count}, more={self.more}, "
+                f"revision={self.revision}>")
+
+
+cdef RangeResult make_range(Rows rows, Log log, uint64_t start, uint64_t n, int64_t count, bint more,
+                            int64_t revision, bint keys_only):
+    cdef RangeResult r = RangeResult.__new__(RangeResult)
+    r.rows = rows
+    r.log = log
+    r.start = start
+    r.n = n
+    r.count = count
+    r.more = more
+    r.revision = revision
+    r.keys_only = keys_only
+    return r
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class PutResult:
+    """revision: of the put; prev: the KeyValue it replaced, if asked for and there was one."""
+
+    def __init__(self):
+        raise TypeError("PutResult objects come from a store")
+
+    def __eq__(self, other):
+        if not isinstance(other, PutResult):
+            return NotImplemented
+        return self.revision == other.revision and self.prev == other.prev
+
+    __hash__ = None
+
+    def __repr__(self):
+        return f"PutResult(revision={self.revision}, prev={self.prev!r})"
+
+
+@cython.final
+@cython.no_gc
+cdef class DeleteResult:
+    """revision: of the store; deleted: how many keys; prev: their KeyValues, if asked for."""
+
+    def __init__(self):
+        raise TypeError("DeleteResult objects come from a store")
+
+    def __eq__(self, other):
+        if not isinstance(other, DeleteResult):
+            return NotImplemented
+        return (self.revision == other.revision and self.deleted == other.deleted
+                and self.prev == other.prev)
+
+    __hash__ = None
+
+    def __repr__(self):
+        return (f"DeleteResult(revision={self.revision}, deleted={self.deleted}, "
+                f"prev={self.prev!r})")
+
+
+@cython.final
+@cython.no_gc
+cdef class TxnResult:
+    """succeeded: what the compares said; responses: one per operation of the branch taken."""
+
+    def __init__(self):
+        raise TypeError("TxnResult objects come from a store")
+
+    def __eq__(self, other):
+        if not isinstance(other, TxnResult):
+            return NotImplemented
+        return (self.succeeded == other.succeeded and self.revision == other.revision
+                and self.responses == other.responses)
+
+    __hash__ = None
+
+    def __repr__(self):
+        return (f"TxnResult(succeeded={self.succeeded}, responses={self.responses!r}, "
+                f"revision={self.revision})")
+
+
+cdef PutResult make_put(int64_t revision, KeyValue prev):
+    cdef PutResult r = PutResult.__new__(PutResult)
+    r.revision = revision
+    r.prev = prev
+    return r
+
+
+cdef object _answer(KvResult* r, uint32_t* i, Rows rows, Log log):
+    """The object for answer *i and, for a transaction, for those below it; moves *i behind them."""
+    cdef KvResp* a = &r.resps[i[0]]
+    cdef RangeResult found = make_range(rows, log, a.row_start, a.row_n, a.count, a.more,
+                                        a.revision, a.flags & FLAG_KEYS_ONLY != 0)
+    cdef DeleteResult deleted
+    cdef TxnResult txn
+    cdef uint32_t k
+    i[0] += 1
+    if a.kind == CMD_PUT:
+        return make_put(a.revision, found.at(0) if a.row_n else None)
+    if a.kind == CMD_RANGE:
+        if a.flags & FLAG_SINGLE:
+            return found.at(0) if a.row_n else None
+        return found
+    if a.kind == CMD_DELETE:
+        deleted = DeleteResult.__new__(DeleteResult)
+        deleted.revision = a.revision
+        deleted.deleted = a.count
+        deleted.prev = [found.at(k) for k in range(a.row_n)] if a.flags & FLAG_PREV else []
+        return deleted
+    if a.kind == CMD_TXN:
+        txn = TxnResult.__new__(TxnResult)
+        txn.revision = a.revision
+        txn.succeeded = a.succeeded
+        txn.responses = [_answer(r, i, rows, log) for k in range(a.children)]
+        return txn
+    return a.revision                    # COMPACT
+
+
+cdef object make_answer(KvResult* r, Log log):
+    cdef Rows rows = Rows.__new__(Rows)
+    cdef uint32_t i = 0
+    rows.c = r.rows                      # the object owns them from here on
+    rows_init(&r.rows)
+    return _answer(r, &i, rows, log)

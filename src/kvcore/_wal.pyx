@@ -1,0 +1,686 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log: fixed-size segments of checksummed batches, appended, synced, replayed, read by position.
+
+    staging: | header | payload |  --one write_at-->  segment 3: | h | b | b | b |....zeros....|
+    position = seq x segment_bytes + offset                       tail ^           ^ written_upto
+    table:   [ seg 1 | seg 2 | seg 3 ]  published by segment_count; old tables stay until the end
+
+Invariants: (one-in-flight) with sync="always" a batch is written only when all before it is durable;
+(end-is-known) the first batch of a segment names, as durable_upto, where the one before ends;
+(no-collision) blocks below written_upto are never zeroed again, and the appender raises it first;
+(value-proof) bytes returned for a cell agree with its CRC and with the caller's lengths;
+(first-error-stays) after the first failed write or sync nothing is written.
+Thread safety & ownership: appends and syncs by one caller at a time (the committer); wal_prepare_step
+by one other thread; reads by any thread, without a lock, below the end published by the last append.
+A Log owns its Wal; mappings live until the Log is deallocated, so results may outlive `shut`.
+May not know: what a payload means, who waits for it, indexes, checkpoints.  Format: docs/log-format.md.
+"""
+
+import os
+
+cimport cython
+from libc.errno cimport EIO, ENOENT, ENOMEM
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset, strdup
+
+from kvcore._native cimport (
+    KV_BAD_COMMAND, KV_CLOSED, KV_CORRUPT, KV_FORKED, KV_IO, KV_NEWER_FORMAT, KV_NOMEM, KV_O_CREATE,
+    KV_O_READ, KV_O_WRITE, KV_OK, KV_POISONED, KV_TOO_LARGE, KV_UNKNOWN_OUTCOME, Io, KvIo, KvSlice,
+    kv_assert, kv_be16, kv_be32, kv_crc32c, kv_fork_generation, kv_fork_watch, kv_load_int,
+    kv_load_u64, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_put_be16,
+    kv_put_be32, kv_raise, kv_store_int, kv_store_u64, kv_unlikely,
+)
+from kvcore._recovery cimport raise_errno, recover_log, remove_file, set_segment_bytes
+from kvcore._segment cimport (
+    batch_bytes, batch_write, seg_close_handle, seg_complete, seg_create, seg_create_memory,
+    seg_free, seg_zero, table_free, table_push,
+)
+
+from kvcore import _directory
+from kvcore._native import POSIX_IO
+from kvcore._recovery import DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES
+from kvcore.errors import CorruptError, NewerFormatError
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void** out, size_t alignment, size_t n)
+
+cdef enum:
+    AHEAD_BYTES = 4 * 1024 * 1024    # blocks written ahead of the tail, in steps of
+    AHEAD_STEP = 1024 * 1024
+    CHUNK_BYTES = 256 * 1024         # zeroed under one hold of a lock
+    PATH_BYTES = 4096
+    SPARE_SYNC_BYTES = 4 * 1024 * 1024
+
+_FORMAT_LINE = b"kvcore 1\n"
+
+kv_fork_watch()
+
+# ---- private helpers: the table of segments ------------------------------------------------------
+
+
+cdef inline WalSegment* _segment_of(const Wal* w, uint64_t pos) noexcept nogil:
+    # count before table: a table read later holds at least that many
+    cdef uint64_t count = kv_load_u64(&w.segment_count)
+    cdef WalSegment** table = <WalSegment**>kv_load_u64(<const uint64_t*>&w.segments)
+    cdef uint64_t seq = pos >> w.segment_shift
+    if seq < w.first_seq or seq - w.first_seq >= count:
+        return NULL
+    return table[seq - w.first_seq]
+
+
+cdef inline WalSegment* _current(const Wal* w) noexcept nogil:
+    cdef uint64_t count = kv_load_u64(&w.segment_count)
+    if count == 0:
+        return NULL
+    return (<WalSegment**>kv_load_u64(<const uint64_t*>&w.segments))[count - 1]
+
+
+# ---- private helpers: rolling over to the next segment -------------------------------------------
+
+
+cdef void _segment_name(const Wal* w, uint64_t seq, bint tmp, char* out) noexcept nogil:
+    snprintf(out, PATH_BYTES, b"%s/wal-%016llu.seg%s", w.directory, <unsigned long long>seq,
+             <const char*>b".tmp" if tmp else <const char*>b"")
+
+
+cdef int _spare_begin(Wal* w, uint64_t seq) noexcept nogil:
+    # REQUIRES: spare_lock
+    cdef char[PATH_BYTES] tmp
+    _segment_name(w, seq, True, tmp)
+    w.spare_ready = False
+    return seg_create(w.io, tmp, seq, w.segment_bytes, &w.spare)
+
+
+cdef int _spare_complete(Wal* w) noexcept nogil:
+    # REQUIRES: spare_lock, a spare
+    cdef char[PATH_BYTES] tmp
+    cdef char[PATH_BYTES] path
+    cdef int rc
+    _segment_name(w, w.spare.seq, True, tmp)
+    _segment_name(w, w.spare.seq, False, path)
+    rc = seg_complete(w.io, w.spare, w.directory, tmp, path, w.segment_bytes)
+    w.spare_ready = rc == 0
+    return rc
+
+
+cdef void _spare_drop(Wal* w) noexcept nogil:
+    # REQUIRES: spare_lock
+    cdef char[PATH_BYTES] tmp
+    if w.spare != NULL:
+        if not w.spare_ready:
+            _segment_name(w, w.spare.seq, True, tmp)
+            w.io.unlink(w.io.ctx, tmp)
+        seg_free(w.io, w.spare, w.in_memory)
+    w.spare = NULL
+    w.spare_ready = False
+
+
+cdef int _next_segment(Wal* w, uint64_t seq, WalSegment** out) noexcept nogil:
+    # The spare as far as it got, or a new file whose blocks are only reserved.
+    cdef int rc = 0
+    if w.in_memory:
+        out[0] = seg_create_memory(seq, w.segment_bytes)
+        return 0 if out[0] != NULL else -ENOMEM
+    kv_mutex_lock(&w.spare_lock)
+    if w.spare == NULL:
+        rc = _spare_begin(w, seq)
+    if rc == 0 and not w.spare_ready:
+        rc = _spare_complete(w)
+    if rc == 0:
+        kv_assert(w.spare.seq == seq, "the spare is the next segment")
+        out[0] = w.spare
+        w.spare = NULL
+        w.spare_ready = False
+    else:
+        _spare_drop(w)
+    kv_mutex_unlock(&w.spare_lock)
+    return rc
+
+
+cdef int _roll(Wal* w, uint64_t seq) noexcept nogil:
+    # Makes segment `seq` the current one.  REQUIRES: everything before it is durable.
+    cdef WalSegment* last = _current(w)
+    cdef WalSegment* s = NULL
+    cdef int rc = _next_segment(w, seq, &s)
+    if rc != 0:
+        return rc
+    kv_mutex_lock(&w.zero_lock)          # nobody zeroes blocks of the old one any more
+    if last != NULL:
+        last.end = w.next_pos - (last.seq << w.segment_shift)
+        if not w.in_memory:
+            seg_close_handle(w.io, last)
+    rc = table_push(w, s)
+    kv_mutex_unlock(&w.zero_lock)
+    if rc != 0:
+        seg_free(w.io, s, w.in_memory)
+        return rc
+    kv_store_u64(&w.next_pos, (seq << w.segment_shift) + WAL_HEADER_BYTES)
+    return 0
+
+
+# ---- private helpers: state ----------------------------------------------------------------------
+
+
+cdef int _poison(Wal* w, int rc) noexcept nogil:
+    if kv_load_int(&w.poison_errno) == 0:
+        kv_store_int(&w.poison_errno, -rc if rc < 0 else EIO)
+    return KV_UNKNOWN_OUTCOME
+
+
+cdef inline int _may_write(const Wal* w) noexcept nogil:
+    if kv_unlikely(w.fork_generation != kv_fork_generation()):
+        return KV_FORKED
+    if kv_unlikely(not w.accepting):
+        return KV_CLOSED
+    if kv_unlikely(kv_load_int(&w.poison_errno) != 0):
+        return KV_POISONED
+    return KV_OK
+
+
+cdef void _claim(Wal* w, WalSegment* s, uint64_t upto) noexcept nogil:
+    # Raises written_upto before the appender writes there; waits for a zeroing chunk in flight.
+    if upto <= kv_load_u64(&s.written_upto):
+        return
+    kv_mutex_lock(&w.zero_lock)
+    if upto > s.written_upto:
+        kv_store_u64(&s.written_upto, upto)
+    kv_mutex_unlock(&w.zero_lock)
+
+
+# ---- C face: append side, REQUIRES the committer role --------------------------------------------
+
+
+cdef uint8_t* wal_stage(Wal* w, uint64_t n) noexcept nogil:
+    cdef uint64_t need = batch_bytes(n)
+    cdef uint64_t cap = w.staging_cap if w.staging_cap else 4096
+    cdef void* p = NULL
+    if kv_unlikely(need > w.staging_cap):
+        while cap < need:
+            cap *= 2
+        if posix_memalign(&p, 64, cap) != 0:
+            return NULL
+        free(w.staging)
+        w.staging = <uint8_t*>p
+        w.staging_cap = cap
+    return w.staging + WAL_HEADER_BYTES
+
+
+cdef uint8_t* wal_stage_more(Wal* w, uint64_t n) noexcept nogil:
+    cdef uint8_t* old = w.staging
+    cdef uint64_t kept = w.staging_cap
+    if batch_bytes(n) <= kept:
+        return old + WAL_HEADER_BYTES
+    w.staging = NULL                     # so that wal_stage leaves the old room alone
+    if wal_stage(w, n) == NULL:
+        w.staging = old
+        return NULL
+    if old != NULL:
+        memcpy(w.staging, old, kept)
+        free(old)
+    return w.staging + WAL_HEADER_BYTES
+
+
+cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count, uint64_t first_index,
+                    uint64_t term, int64_t revision, uint64_t* payload_pos) noexcept nogil:
+    cdef uint64_t need = batch_bytes(payload_len)
+    cdef WalSegment* s = _current(w)
+    cdef uint64_t off
+    cdef WalBatch b
+    cdef int rc = _may_write(w)
+    if rc != KV_OK:
+        return rc
+    if payload_len >= w.segment_bytes or need > w.segment_bytes - WAL_HEADER_BYTES:
+        return KV_TOO_LARGE
+    kv_assert(need <= w.staging_cap and s != NULL, "payload was staged, log was started")
+    kv_assert(count < 1 << 24, "count of commands has 24 bits")
+    off = w.next_pos - (s.seq << w.segment_shift)
+    if kv_unlikely(off + need > s.file_bytes):
+        rc = wal_sync(w)                 # so that durable_upto of the next batch names this end
+        if rc != KV_OK:
+            return rc
+        rc = _roll(w, s.seq + 1)
+        if rc != 0:
+            return _poison(w, rc)
+        s = _current(w)
+        off = WAL_HEADER_BYTES
+    b.nonce = s.nonce
+    b.pos = (s.seq << w.segment_shift) + off
+    b.durable_upto = w.durable_pos
+    b.first_index = first_index
+    b.term = term
+    b.revision = revision
+    b.len = <uint32_t>payload_len
+    b.count = count
+    b.kind = kind
+    memset(w.staging + WAL_HEADER_BYTES + payload_len, 0, need - WAL_HEADER_BYTES - payload_len)
+    if w.in_memory:
+        batch_write(w.staging, &b, NULL)
+        memcpy(<uint8_t*>s.view + off, w.staging, need)
+    else:
+        batch_write(w.staging, &b, &s.seed)
+        _claim(w, s, off + need)
+        rc = w.io.write_at(w.io.ctx, s.handle, w.staging, need, off)
+        if kv_unlikely(rc != 0):
+            return _poison(w, rc)
+    kv_store_u64(&w.next_pos, b.pos + need)
+    w.written_pos = b.pos + need
+    w.batches += 1
+    w.bytes += need
+    payload_pos[0] = b.pos + WAL_HEADER_BYTES
+    return KV_OK
+
+
+cdef int wal_sync(Wal* w) noexcept nogil:
+    cdef int rc = _may_write(w)
+    if rc != KV_OK:
+        return rc
+    if w.durable_pos == w.written_pos:
+        return KV_OK
+    if not w.in_memory:
+        rc = w.io.sync(w.io.ctx, _current(w).handle)
+        if kv_unlikely(rc != 0):
+            return _poison(w, rc)
+        w.syncs += 1
+        if kv_unlikely(kv_load_int(&w.poison_errno) != 0):
+            return KV_UNKNOWN_OUTCOME
+    w.durable_pos = w.written_pos
+    return KV_OK
+
+
+# ---- C face: maintenance -------------------------------------------------------------------------
+
+
+cdef int _zero_ahead(Wal* w, uint64_t* budget, bint* more) noexcept nogil:
+    # The lock is held over one chunk, so an appender that outruns the zeroes waits for one at most.
+    cdef WalSegment* s
+    cdef uint64_t target, upto
+    cdef int rc = 0
+    more[0] = True
+    while rc == 0 and budget[0] > 0 and more[0]:
+        kv_mutex_lock(&w.zero_lock)
+        s = _current(w)
+        target = kv_load_u64(&w.next_pos) - (s.seq << w.segment_shift) + AHEAD_BYTES
+        target = min(s.file_bytes, target - target % AHEAD_STEP)     # not a sliver per append
+        more[0] = s.written_upto < target and w.accepting and not kv_load_int(&w.poison_errno)
+        if more[0]:
+            upto = min(target, s.written_upto + min(<uint64_t>CHUNK_BYTES, budget[0]))
+            budget[0] -= upto - s.written_upto
+            rc = seg_zero(w.io, s, upto)
+        kv_mutex_unlock(&w.zero_lock)
+    return rc
+
+
+cdef int _spare_step(Wal* w, uint64_t* budget, bint* more) noexcept nogil:
+    # One chunk of the next segment; begun when the tail is past the middle of the current one.
+    cdef WalSegment* s = _current(w)
+    cdef uint64_t tail = kv_load_u64(&w.next_pos) - (s.seq << w.segment_shift)
+    cdef uint64_t upto
+    cdef int rc = 0
+    kv_mutex_lock(&w.spare_lock)
+    if w.spare_ready or s != _current(w) or (w.spare == NULL and tail < w.segment_bytes // 2):
+        more[0] = False
+    elif w.spare == NULL:
+        more[0] = True
+        rc = _spare_begin(w, s.seq + 1)
+    elif w.spare.written_upto < w.segment_bytes:
+        more[0] = True
+        upto = min(w.segment_bytes, w.spare.written_upto + min(<uint64_t>CHUNK_BYTES, budget[0]))
+        budget[0] -= upto - w.spare.written_upto
+        rc = seg_zero(w.io, w.spare, upto)
+        if rc == 0 and upto % SPARE_SYNC_BYTES == 0:
+            rc = w.io.sync(w.io.ctx, w.spare.handle)
+    else:
+        more[0] = False
+        rc = _spare_complete(w)
+    if rc != 0:
+        _spare_drop(w)                   # a failed file is not tried again; the appender makes one
+        more[0] = False
+    kv_mutex_unlock(&w.spare_lock)
+    return rc
+
+
+cdef bint wal_prepare_step(Wal* w, uint64_t budget_bytes, int* status) noexcept nogil:
+    cdef uint64_t budget = budget_bytes
+    cdef bint more = False
+    cdef int rc = 0
+    status[0] = _may_write(w)
+    if w.in_memory or status[0] != KV_OK:
+        return False
+    rc = _zero_ahead(w, &budget, &more)
+    while rc == 0 and not more and budget > 0:
+        rc = _spare_step(w, &budget, &more)
+        if not more:
+            break
+        more = False if budget > 0 else True
+    if rc != 0:
+        status[0] = KV_IO
+        return False
+    return more
+
+
+# ---- C face: read side ---------------------------------------------------------------------------
+
+
+cdef const uint8_t* wal_ptr(const Wal* w, uint64_t pos, uint64_t n) noexcept nogil:
+    cdef const WalSegment* s = _segment_of(w, pos)
+    cdef uint64_t off
+    if s == NULL or s.view == NULL:
+        return NULL
+    off = pos - (s.seq << w.segment_shift)
+    if n > s.file_bytes or off > s.file_bytes - n or pos + n > kv_load_u64(&w.next_pos):
+        return NULL
+    return s.view + off
+
+
+cdef int wal_read(const Wal* w, uint64_t pos, void* dst, uint64_t n) noexcept nogil:
+    cdef const uint8_t* p = wal_ptr(w, pos, n)
+    cdef const WalSegment* s
+    cdef uint64_t off
+    cdef int64_t got
+    if p != NULL:
+        memcpy(dst, p, n)
+        return KV_OK
+    s = _segment_of(w, pos)
+    if s == NULL or s.handle < 0:
+        return KV_CORRUPT
+    off = pos - (s.seq << w.segment_shift)
+    if n > s.file_bytes or off > s.file_bytes - n or pos + n > kv_load_u64(&w.next_pos):
+        return KV_CORRUPT
+    got = w.io.read_at(w.io.ctx, s.handle, dst, n, off)
+    if got < 0:
+        return KV_IO
+    return KV_OK if <uint64_t>got == n else KV_CORRUPT
+
+
+cdef int wal_value(const Wal* w, uint64_t pos, uint32_t key_len, uint32_t value_len, KvSlice* value,
+                   void** owned) noexcept nogil:
+    cdef uint64_t n = <uint64_t>CELL_HEAD + key_len + value_len
+    cdef const uint8_t* p = wal_ptr(w, pos, n)
+    cdef void* copy = NULL
+    cdef int rc
+    owned[0] = NULL
+    if p == NULL:
+        if n > w.segment_bytes:
+            return KV_CORRUPT
+        copy = malloc(n)
+        if copy == NULL:
+            return KV_NOMEM
+        rc = wal_read(w, pos, copy, n)
+        if rc != KV_OK:
+            free(copy)
+            return rc
+        p = <const uint8_t*>copy
+    if (p[0] != 0xCE or p[5] != 0xC5 or p[8 + key_len] != 0xC6 or kv_be16(p + 6) != key_len
+            or kv_be32(p + 9 + key_len) != value_len
+            or (w.verify and kv_crc32c(0, p + 5, n - 5) != kv_be32(p + 1))):
+        free(copy)
+        return KV_CORRUPT
+    value.ptr = p + CELL_HEAD + key_len
+    value.len = value_len
+    owned[0] = copy
+    return KV_OK
+
+
+cdef uint64_t cell_write(uint8_t* dst, KvSlice key, KvSlice value) noexcept nogil:
+    cdef uint64_t n = CELL_HEAD + key.len + value.len
+    kv_assert(key.len <= 0xFFFF and value.len >> 32 == 0, "lengths fit their heads")
+    dst[0] = 0xCE
+    dst[5] = 0xC5
+    kv_put_be16(dst + 6, <uint16_t>key.len)
+    if key.len:
+        memcpy(dst + 8, key.ptr, key.len)
+    dst[8 + key.len] = 0xC6
+    kv_put_be32(dst + 9 + key.len, <uint32_t>value.len)
+    if value.len:
+        memcpy(dst + CELL_HEAD + key.len, value.ptr, value.len)
+    kv_put_be32(dst + 1, kv_crc32c(0, dst + 5, n - 5))
+    return n
+
+
+cdef uint64_t cell_read(const uint8_t* p, uint64_t n, KvSlice* key, KvSlice* value) noexcept nogil:
+    if n < CELL_HEAD or p[0] != 0xCE or p[5] != 0xC5:
+        return 0
+    key.len = kv_be16(p + 6)
+    key.ptr = p + 8
+    if CELL_HEAD + key.len > n or p[8 + key.len] != 0xC6:
+        return 0
+    value.len = kv_be32(p + 9 + key.len)
+    value.ptr = p + CELL_HEAD + key.len
+    if CELL_HEAD + key.len + value.len > n:
+        return 0
+    return CELL_HEAD + key.len + value.len
+
+
+# ---- Python face: the log's owner ----------------------------------------------------------------
+
+
+cdef class Log:
+    """The segments of one directory, or of memory: holds the lock, opens, replays, shuts.
+
+    `Log(path)` takes the directory and nothing more; `recover` and `start` (native) make it usable.
+    Errors: LockedError, NewerFormatError, CorruptError, StorageError; ValueError for segment_bytes.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        memset(&self.c, 0, sizeof(Wal))
+        kv_mutex_init(&self.c.spare_lock)
+        kv_mutex_init(&self.c.zero_lock)
+
+    def __init__(self, path=None, *, Io io=None, segment_bytes=DEFAULT_SEGMENT_BYTES, verify=True):
+        if self.c.io != NULL:
+            raise RuntimeError("a Log is opened once")
+        size = int(segment_bytes)
+        if not MIN_SEGMENT_BYTES <= size <= MAX_SEGMENT_BYTES or size & (size - 1):
+            raise ValueError(f"segment_bytes must be a power of two from 64 KiB to 1 GiB, got {size}")
+        self.path = "" if path is None else os.path.abspath(os.fsdecode(path))
+        self.io = POSIX_IO if io is None else io
+        self.c.in_memory = path is None
+        self.c.verify = verify
+        self.c.fork_generation = self.fork_generation = kv_fork_generation()
+        set_segment_bytes(&self.c, size)
+        self.c.io = self.io.table
+        if path is not None:
+            self._enter_directory()
+        self.is_open = True
+
+    def __del__(self):
+        if self.is_open and self.fork_generation == kv_fork_generation():
+            self.shut()
+
+    def __dealloc__(self):
+        cdef Wal* w = &self.c
+        if w.io != NULL:
+            _spare_drop(w)
+            table_free(w)
+        free(w.staging)
+        free(w.directory)
+        kv_mutex_destroy(&w.spare_lock)
+        kv_mutex_destroy(&w.zero_lock)
+
+    @property
+    def poison_errno(self):
+        """The errno of the first failed write or sync; 0 while there was none."""
+        return kv_load_int(&self.c.poison_errno)
+
+    # -- opening: directory, FORMAT, segments --
+
+    def _enter_directory(self):
+        cdef bytes name = os.fsencode(self.path)
+        cdef int rc
+        if len(name) > PATH_BYTES - 64:
+            raise ValueError("path is too long")
+        made = not os.path.isdir(self.path)
+        os.makedirs(self.path, exist_ok=True)
+        self.lock = _directory.DirectoryLock(self.path)
+        try:
+            self.c.directory = strdup(name)
+            if self.c.directory == NULL:
+                raise MemoryError
+            if made:
+                parent = os.fsencode(os.path.dirname(self.path))
+                rc = self.c.io.sync_dir(self.c.io.ctx, <const char*>parent)
+                if rc != 0:
+                    raise_errno(rc, "sync of the parent directory")
+            self._check_format()
+            for path in _directory.unfinished(self.path):
+                remove_file(&self.c, path)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _check_format(self):
+        path = os.path.join(self.path, "FORMAT")
+        cdef bytes name = os.fsencode(path)
+        cdef char[65] text
+        cdef const KvIo* io = self.c.io
+        cdef int64_t n
+        cdef int handle = io.open(io.ctx, name, KV_O_READ)
+        if handle == -ENOENT:
+            if _directory.segments(self.path):
+                raise CorruptError(path=path, offset=0, reason="FORMAT is missing beside segments")
+            return self._write_format(path)
+        if handle < 0:
+            raise_errno(handle, f"cannot open {path}")
+        n = io.read_at(io.ctx, handle, text, 64, 0)
+        io.close(io.ctx, handle)
+        if n < 0:
+            raise_errno(<int>n, f"cannot read {path}")
+        line = text[:n].split()
+        if len(line) != 2 or line[0] != b"kvcore" or not line[1].isdigit():
+            raise CorruptError(path=path, offset=0, reason="not a kvcore FORMAT file")
+        if int(line[1]) > 1:
+            raise NewerFormatError(f"{NewerFormatError.message} ({path}: {int(line[1])})")
+
+    def _write_format(self, path):
+        cdef bytes name = os.fsencode(path)
+        cdef bytes tmp = name + b".tmp"
+        cdef bytes line = _FORMAT_LINE
+        cdef const KvIo* io = self.c.io
+        cdef int rc
+        cdef int handle = io.open(io.ctx, tmp, KV_O_WRITE | KV_O_CREATE)
+        if handle < 0:
+            raise_errno(handle, f"cannot create {path}")
+        rc = io.write_at(io.ctx, handle, <const char*>line, len(line), 0)
+        if rc == 0:
+            rc = io.truncate(io.ctx, handle, len(line))
+        if rc == 0:
+            rc = io.sync(io.ctx, handle)
+        io.close(io.ctx, handle)
+        if rc == 0:
+            rc = io.rename(io.ctx, tmp, name)
+        if rc == 0:
+            rc = io.sync_dir(io.ctx, self.c.directory)
+        if rc != 0:
+            raise_errno(rc, f"cannot write {path}")
+
+    cdef int _usable(self) except -1:
+        if self.fork_generation != kv_fork_generation():
+            kv_raise(KV_FORKED)
+        if not self.is_open:
+            kv_raise(KV_CLOSED)
+        return 0
+
+    cdef int recover(self, uint64_t from_pos, dict expected_segments, wal_replay_fn fn,
+                     void* ctx) except -1:
+        self._usable()
+        if self.recovered:
+            raise RuntimeError("a log is recovered once")
+        self.recovery = recover_log(&self.c, self.path, from_pos, expected_segments or {}, fn, ctx)
+        self.recovered = True
+        return 0
+
+    # -- ready for appending, and the end --
+
+    cdef int start(self, int64_t revision, uint64_t next_index, uint64_t term) except -1:
+        cdef Wal* w = &self.c
+        cdef WalSegment* s
+        cdef int rc
+        self._usable()
+        if not self.recovered or w.accepting:
+            raise RuntimeError("a log is started once, after recover")
+        w.written_pos = w.durable_pos = w.next_pos
+        if w.segment_count == 0:
+            rc = _roll(w, w.first_seq)
+            if rc != 0:
+                raise_errno(rc, "cannot make the first segment")
+            w.written_pos = w.durable_pos = w.next_pos
+            w.accepting = True
+            return 0
+        s = _current(w)
+        # what was read may so far be only in the page cache of a process that died
+        rc = w.io.sync(w.io.ctx, s.handle)
+        if rc != 0:
+            raise_errno(rc, "sync of the last segment")
+        s.written_upto = s.end
+        if self.recovery.clean:
+            s.end = 0
+            w.accepting = True
+            return 0
+        return self._start_behind_tear(s.seq, revision, next_index, term)
+
+    cdef int _start_behind_tear(self, uint64_t seq, int64_t revision, uint64_t next_index,
+                                uint64_t term) except -1:
+        """Rule 4: fresh segment, seal, sync; only then is the old file cut."""
+        cdef Wal* w = &self.c
+        cdef WalSegment* torn = self.c.segments[seq - self.c.first_seq]
+        cdef bytes path = os.fsencode(_directory.segment_path(self.path, seq))
+        cdef uint64_t end = torn.end
+        cdef int rc, handle
+        rc = _roll(w, seq + 1)
+        if rc != 0:
+            raise_errno(rc, "cannot make a segment")
+        w.accepting = True
+        try:
+            self.seal(revision, next_index, term)
+            handle = w.io.open(w.io.ctx, path, KV_O_WRITE)
+            if handle < 0:
+                raise_errno(handle, "cannot open the torn segment")
+            torn.file_bytes = end
+            rc = w.io.truncate(w.io.ctx, handle, end)
+            if rc == 0:
+                rc = w.io.sync(w.io.ctx, handle)
+            w.io.close(w.io.ctx, handle)
+            if rc != 0:
+                raise_errno(rc, "cannot cut the torn segment")
+        except BaseException:
+            w.accepting = False
+            raise
+        return 0
+
+    cdef int seal(self, int64_t revision, uint64_t next_index, uint64_t term) except -1:
+        cdef uint64_t pos
+        cdef int rc
+        self._usable()
+        with nogil:
+            rc = KV_NOMEM
+            if wal_stage(&self.c, 0) != NULL:
+                rc = wal_append(&self.c, WAL_SEAL, 0, 0, next_index, term, revision, &pos)
+            if rc == KV_OK:
+                rc = wal_sync(&self.c)
+        return kv_raise(rc, self._detail(rc))
+
+    def _detail(self, rc):
+        return kv_load_int(&self.c.poison_errno) if rc in (KV_POISONED, KV_UNKNOWN_OUTCOME) else None
+
+    cdef int shut(self) except -1:
+        cdef uint64_t i
+        if self.fork_generation != kv_fork_generation():
+            kv_raise(KV_FORKED)
+        if not self.is_open:
+            return 0
+        self.is_open = False
+        with nogil:
+            kv_mutex_lock(&self.c.spare_lock)
+            kv_mutex_lock(&self.c.zero_lock)
+            self.c.accepting = False
+            _spare_drop(&self.c)
+            for i in range(self.c.segment_count):
+                if self.c.segments[i] != NULL and not self.c.in_memory:
+                    seg_close_handle(self.c.io, self.c.segments[i])
+            kv_mutex_unlock(&self.c.zero_lock)
+            kv_mutex_unlock(&self.c.spare_lock)
+        if self.lock is not None:
+            self.lock.release()
+        return 0

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Store: the public face of the engine, and open().
+
+    Store (here: open, close, status, hash, check)
+      └── _engine.Engine (native: put, get, range, delete, txn, put_many, get_many, submit, ...)
+
+Hot verbs are methods of the extension type itself: a Python frame would cost more than a look-up.
+Thread safety: every method. One process per directory. May not know: CLI, servers.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from kvcore._engine import Engine
+from kvcore.errors import ClosedError
+from kvcore.types import HashResult, Status
+
+__all__ = ["Store", "open"]
+
+
+class Store(Engine):
+    """A durable, watchable-to-be, versioned key-value store; made by kvcore.open().
+
+    Keys and values are bytes. Every change takes a revision; reads may name one.
+
+    >>> import kvcore
+    >>> with kvcore.open() as db:
+    ...     _ = db.put(b"/a", b"1")
+    ...     _ = db.put(b"/a", b"2")
+    ...     db.get(b"/a").value, db.get(b"/a", revision=2).value
+    (b'2', b'1')
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, **options: Any) -> None:
+        self._sync_mode = str(options.get("sync", "always"))
+        super().__init__(None if path is None else os.fspath(path), **options)
+
+    def status(self) -> Status:
+        """Revisions, sizes and counters, taken at one instant.
+
+        >>> import kvcore
+        >>> kvcore.open().status().revision
+        1
+        """
+        s = self._stats()
+        entries, leaves = s.pop("entries"), s.pop("leaves")
+        for unused in ("inners", "copied_nodes", "term"):
+            s.pop(unused)
+        fill = entries / (leaves * s["order"]) if leaves else 0.0
+        return Status(path=self.log_path, sync=self._sync_mode, fill=fill, format=1, **s)
+
+    def hash(self, revision: int = 0) -> HashResult:
+        """CRC-32C over all changes up to `revision` (0: now), equal to etcd's HashKV.
+
+        Errors: CompactedError, FutureRevisionError, CorruptError. Cost: reads every value.
+        It does not change while a compaction sweeps, nor by a restart.
+
+        >>> import kvcore
+        >>> kvcore.open().hash().revision
+        1
+        """
+        crc, compacted, at = self._hash(revision)
+        return HashResult(hash=crc, compact_revision=compacted, revision=at)
+
+    def check(self, progress: Callable[[int], None] | None = None) -> list[str]:
+        """Read every value of every version and walk the index; the problems found, [] when sound.
+
+        Args: progress: called with the number of versions read since the last call.
+        """
+        problems = [
+            f"{path} at offset {at}: {reason} (passed over)"
+            for path, at, reason in self.damaged_checkpoints
+        ]
+        broken = self._check_index()
+        if broken is not None:
+            problems.append(f"index: {broken}")
+        problems += [
+            f"value of {key!r} at revision {mod} (log position {pos:#x}) fails its checksum"
+            for key, mod, pos in self._damaged_values(progress)
+        ]
+        return problems
+
+    def _check(self) -> None:
+        """Assert the named invariants of the index."""
+        broken = self._check_index()
+        assert broken is None, broken
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        where = self.log_path or "memory"
+        try:
+            return f"<kvcore.Store {where!r} at revision {self.revision}>"
+        except ClosedError:
+            return f"<kvcore.Store {where!r}, closed>"
+
+
+def open(path: str | os.PathLike[str] | None = None, **options: Any) -> Store:
+    """Open the store in a directory (made if missing), or a new one in memory.
+
+    Args:
+        path: the directory; None: in memory.
+        order: children of an index node at most, 3..1024 (default 32).
+        sync: "always" (default: what is acknowledged is durable), "interval" (synced every
+            sync_interval seconds), "off" (the operating system decides). In the last two a crash may
+            lose the newest changes, but never lets a revision be given twice.
+        segment_bytes: size of a log segment; fixed when the directory is made (64 MiB).
+        max_key_bytes, max_request_bytes, max_txn_ops: limits (65535; 1.5 MiB; 128).
+        verify: compare every value read with its CRC (True).
+        maintenance: run background work in a thread (True); else call step().
+        replay_target: seconds of replay an open may cost before a checkpoint is taken (0.3; 0: never).
+        clock, io: tables of the outside world, for tests.
+
+    Returns: a Store.
+    Errors: LockedError, CorruptError, NewerFormatError, OSError, ValueError.
+    Cost: milliseconds when empty; with a million keys a checkpoint's load and the replay behind it.
+
+    >>> import kvcore
+    >>> db = kvcore.open()
+    >>> db.put(b"/a", b"1")
+    PutResult(revision=2, prev=None)
+    """
+    return Store(path, **options)
