@@ -4,7 +4,7 @@
     store     Store and open(): the library
     _command  the operations: Put, Get, Range, Delete, Txn, Compact, Compare
     _result   what comes back: KeyValue, RangeResult, PutResult, DeleteResult, TxnResult
-    _btree    BTreeIndex, the MVCC index alone;  _wal: Wal, the log alone
+    _btree    BTreeIndex, the MVCC index alone;  _record_log: Wal, the log alone
     errors    every exception, below Error
 
 See ARCHITECTURE.md for the house, docs/ for its formats.
@@ -14,8 +14,8 @@ from kvcore._btree import BTreeIndex
 from kvcore._command import Compact, Compare, Delete, Get, Put, Range, Txn, prefix_end
 from kvcore._engine import Snapshot
 from kvcore._future import Future
+from kvcore._record_log import WriteAheadLog as Wal
 from kvcore._result import DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
-from kvcore._wal import WriteAheadLog as Wal
 from kvcore.errors import (
     ClosedError,
     CompactedError,
