@@ -53,7 +53,7 @@ def _order(order: int, keys: list[bytes], report: Report, ui: Ui) -> None:
     stats = tree.stats()
     many = f"{len(keys):,} keys"
     if order == 32:
-        report.value(f"depth, {many}, order 32", "levels", stats["depth"], "~4")
+        report.value(f"depth, {many}, order 32", "levels", stats.depth, "~4")
     report.time(f"range over {many}, order {order}", "ms", ranging, f"{ARTICLE_MS[order]} ms")
     report.time(f"insert, {many}, random, order {order}", "us", inserting)
     report.equal(f"ranges over everything at order {order} that were wrong", wrong, 0)
