@@ -14,7 +14,6 @@ from kvcore.demo.run import MIN_OBJECTS
 from kvcore.demo.run import run as run_demo
 
 SHOWN_PROBLEMS = 20
-FLOATS = (1000, 100, 10, 1)
 
 
 def add(commands: Any) -> None:

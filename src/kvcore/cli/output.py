@@ -24,7 +24,7 @@ from rich.table import Table
 
 OK, PROBLEM, USAGE, CANNOT_OPEN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
-PLAIN_WIDTH = 140            # columns of a table that goes into a file or a pipe
+PLAIN_WIDTH = 120            # columns of a table that goes into a file or a pipe
 
 
 class UsageError(Exception):

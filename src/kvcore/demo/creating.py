@@ -7,6 +7,8 @@ feels; the rest with many requests in flight, which is what a server does to the
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections import deque
 from typing import Any
@@ -18,6 +20,8 @@ from kvcore.demo.workload import Workload
 LONE = 2000                  # objects created one at a time, at most
 WINDOW = 1024                # requests in flight
 CHUNK = 4096                 # completions per sample of the rate
+FLOOR_WRITES = 500
+FLOOR_BYTES = 1024
 
 
 def create_op(key: bytes, value: bytes) -> kvcore.Txn:
@@ -38,8 +42,41 @@ def create(db: kvcore.Store, workload: Workload, count: int, report: Report, ui:
     report.equal("live keys after the load", status.keys, count)
     report.equal("revision after the load", db.revision, count + 1)
     report.value(f"depth of the store's index (order {status.order})", "levels", status.depth)
-    report.value("index bytes per key, all metadata", "B", status.index_bytes / count)
+    report.value("index memory per key, blocks in use", "B", status.index_live_bytes / count)
+    _memory(report)
     report.value("bytes on disk per object", "B", status.log_bytes / count)
+
+
+def _memory(report: Report) -> None:
+    """The memory of this process that is not the mapped log (which the system can drop)."""
+    try:
+        with open("/proc/self/status") as file:
+            fields = dict(line.split(":", 1) for line in file)
+    except OSError:
+        return
+    if "RssAnon" in fields:
+        report.value("memory of the process without the mapped log", "MB",
+                     int(fields["RssAnon"].split()[0]) / 1024)
+
+
+def disk(path: str, report: Report, ui: Ui) -> None:
+    """The floor below every durable write: append and fdatasync into blocks written before."""
+    latencies = Samples()
+    record = os.urandom(FLOOR_BYTES)
+    handle, name = tempfile.mkstemp(dir=path)
+    try:
+        os.write(handle, bytes(FLOOR_WRITES * FLOOR_BYTES))
+        os.fsync(handle)
+        with ui.phase("the disk's floor", FLOOR_WRITES) as step:
+            for number in range(FLOOR_WRITES):
+                with latencies.timed():
+                    os.pwrite(handle, record, number * FLOOR_BYTES)
+                    os.fdatasync(handle)
+                step.advance(1)
+    finally:
+        os.close(handle)
+        os.unlink(name)
+    report.time("the disk: append 1 KiB and fdatasync", "ms", latencies)
 
 
 def _one_at_a_time(db: kvcore.Store, workload: Workload, count: int, report: Report,
