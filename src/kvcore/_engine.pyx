@@ -59,6 +59,7 @@ kv_fork_watch()
 
 cdef enum:
     LOCKED_ROWS = 2000           # a range of more rows walks a snapshot instead
+    PAGE_ROWS = 100              # a cut list of as many rows is a page: others will follow
     BATCH_BYTES = 4 << 20        # a sync carries up to this much
     MANY_CHUNK = 256
 
@@ -664,8 +665,7 @@ cdef class Engine:
         r = state_reader(&self.c.state)
         at_past = 0 < q.revision < r.revision
         short = (q.span.end.ptr == NULL or (q.flags & FLAG_COUNT_ONLY and not at_past)
-                 or (0 < q.limit <= LOCKED_ROWS and q.order == ORDER_NONE and not at_past)
-                 or self.c.state.tree.keys <= LOCKED_ROWS)
+                 or (_is_page(q) and not at_past) or self.c.state.tree.keys <= LOCKED_ROWS)
         if not short:
             kept = _cached(&self.c, q.revision) if at_past else NULL
             snap = kept.snap if kept != NULL else bt_snapshot(&self.c.state.tree)
@@ -679,7 +679,7 @@ cdef class Engine:
                 self._done_reading(kept, snap)
                 return kv_raise(out.status, out.detail if out.status == KV_COMPACTED else None)
         rc = state_range(&r, q, out)
-        if rc == KV_OK and q.limit > 0 and out.resps[0].more and not at_past:
+        if rc == KV_OK and q.limit >= PAGE_ROWS and out.resps[0].more and not at_past:
             _keep_for_pages(&self.c)
         self._leave()
         return kv_raise(rc, out.detail if rc == KV_COMPACTED else None)
@@ -902,8 +902,8 @@ cdef class Engine:
 
     @property
     def closed(self):
-        """Whether close() was called."""
-        return not self.opened
+        """Whether close() was called; true in a forked child, whose store it is not."""
+        return not self.opened or self.fork_generation != kv_fork_generation()
 
     def close(self):
         """Seal the log and free everything; results already returned stay usable. Idempotent."""
@@ -955,6 +955,13 @@ cdef class Engine:
 
     def __reduce__(self):
         raise TypeError("a store cannot be pickled; open it where it is needed")
+
+
+cdef inline bint _is_page(const RangeCmd* q) noexcept nogil:
+    """Whether the walk ends after `limit` rows, and these are few."""
+    return (0 < q.limit <= LOCKED_ROWS and q.target == TARGET_KEY
+            and (q.order == ORDER_NONE or q.order == ORDER_ASCEND)
+            and q.min_mod == 0 and q.max_mod == 0 and q.min_create == 0 and q.max_create == 0)
 
 
 cdef inline int _resolve(const KvState* s, int64_t* at) noexcept nogil:

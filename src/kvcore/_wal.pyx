@@ -118,12 +118,11 @@ cdef void _spare_drop(Wal* w) noexcept nogil:
 
 
 cdef int _next_segment(Wal* w, uint64_t seq, WalSegment** out) noexcept nogil:
-    # The spare as far as it got, or a new file whose blocks are only reserved.
+    # The spare as far as it got, or a new file whose blocks are only reserved.  REQUIRES: spare_lock
     cdef int rc = 0
     if w.in_memory:
         out[0] = seg_create_memory(seq, w.segment_bytes)
         return 0 if out[0] != NULL else -ENOMEM
-    kv_mutex_lock(&w.spare_lock)
     if w.spare == NULL:
         rc = _spare_begin(w, seq)
     if rc == 0 and not w.spare_ready:
@@ -135,12 +134,21 @@ cdef int _next_segment(Wal* w, uint64_t seq, WalSegment** out) noexcept nogil:
         w.spare_ready = False
     else:
         _spare_drop(w)
-    kv_mutex_unlock(&w.spare_lock)
     return rc
 
 
 cdef int _roll(Wal* w, uint64_t seq) noexcept nogil:
     # Makes segment `seq` the current one.  REQUIRES: everything before it is durable.
+    # spare_lock covers taking the spare and making it current: in between, the maintenance thread
+    # would see neither and begin a second file of the same number.
+    cdef int rc
+    kv_mutex_lock(&w.spare_lock)
+    rc = _roll_locked(w, seq)
+    kv_mutex_unlock(&w.spare_lock)
+    return rc
+
+
+cdef int _roll_locked(Wal* w, uint64_t seq) noexcept nogil:
     cdef WalSegment* last = _current(w)
     cdef WalSegment* s = NULL
     cdef int rc = _next_segment(w, seq, &s)
@@ -492,7 +500,8 @@ cdef class Log:
     def __dealloc__(self):
         cdef Wal* w = &self.c
         if w.io != NULL:
-            _spare_drop(w)
+            if w.fork_generation == kv_fork_generation():
+                _spare_drop(w)           # in a forked child the file is the parent's
             table_free(w)
         free(w.staging)
         free(w.directory)
