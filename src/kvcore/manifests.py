@@ -48,10 +48,11 @@ IRREGULAR = {
 # CustomResourceDefinition says otherwise.
 CLUSTER_SCOPED = frozenset({
     "APIService", "CSIDriver", "CSINode", "CertificateSigningRequest", "ClusterRole",
-    "ClusterRoleBinding", "ComponentStatus", "CustomResourceDefinition", "DeviceClass", "FlowSchema",
-    "GatewayClass", "IngressClass", "MutatingWebhookConfiguration", "Namespace", "Node",
-    "PersistentVolume", "PodSecurityPolicy", "PriorityClass", "PriorityLevelConfiguration",
-    "RuntimeClass", "StorageClass", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+    "ClusterRoleBinding", "ComponentStatus", "CustomResourceDefinition", "DeviceClass",
+    "FlowSchema", "GatewayClass", "IngressClass", "MutatingWebhookConfiguration", "Namespace",
+    "Node", "PersistentVolume", "PodSecurityPolicy", "PriorityClass", "PriorityLevelConfiguration",
+    "RuntimeClass", "StorageClass", "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
     "ValidatingWebhookConfiguration", "VolumeAttachment",
 })
 
@@ -126,7 +127,7 @@ class Scheme:
         self._custom: dict[tuple[str, str], tuple[str, bool]] = {}
 
     def learn(self, definition: Object) -> None:
-        """Takes plural name and scope from a CustomResourceDefinition; a malformed one is ignored."""
+        """Takes plural name and scope from a CustomResourceDefinition, unless it is malformed."""
         spec = definition.get("spec")
         names = spec.get("names") if isinstance(spec, dict) else None
         if not isinstance(spec, dict) or not isinstance(names, dict):
@@ -180,7 +181,7 @@ def load(paths: Iterable[str | os.PathLike[str]]) -> ManifestSet:
     return found
 
 
-# --- from paths to documents -----------------------------------------------------------------------
+# --- from paths to documents --------------------------------------------------------------------
 
 def _files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
     for given in paths:
@@ -299,7 +300,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_number)
 
 
-# --- from documents to objects ---------------------------------------------------------------------
+# --- from documents to objects ------------------------------------------------------------------
 
 def _items(document: object) -> Iterator[tuple[str | None, Object]]:
     """The objects of a document: itself, or the items of a List; with the reason where unusable."""
@@ -322,9 +323,9 @@ def _items(document: object) -> Iterator[tuple[str | None, Object]]:
 
 def _fault(obj: Object) -> str | None:
     """Why an object cannot be stored; None if it can."""
-    for name in ("apiVersion", "kind"):
-        if not isinstance(obj.get(name), str) or not obj[name]:
-            return f"has no {name}"
+    for required in ("apiVersion", "kind"):
+        if not isinstance(obj.get(required), str) or not obj[required]:
+            return f"has no {required}"
     metadata = obj.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if not isinstance(metadata, dict) or not isinstance(name, str) or not name:

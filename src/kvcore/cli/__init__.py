@@ -3,8 +3,9 @@
 
     main ── parser ── sub-command(args, output) ── exit code
 
-Exit codes: 0 fine; 1 a problem was found; 2 usage; 3 the store cannot be opened or read; 130 Ctrl-C,
-143 SIGTERM, both with the store closed.  What can go wrong becomes one line on standard error.
+Exit codes: 0 fine; 1 a problem was found; 2 usage; 3 the store cannot be opened or read; 130 after
+Ctrl-C and 143 after SIGTERM, both with the store closed.  What goes wrong becomes one line on
+standard error.
 
 May not know: the engine's modules; it uses the library as anybody does.
 """
@@ -43,8 +44,9 @@ class Terminated(BaseException):
 def parser() -> argparse.ArgumentParser:
     """The argument parser with all sub-commands."""
     top = argparse.ArgumentParser(
-        prog="kvcore", description="An embedded, durable MVCC key-value store with etcd's data model.",
-        epilog="exit codes: 0 fine, 1 a problem was found, 2 usage, 3 cannot open or read, 130 Ctrl-C")
+        prog="kvcore", description="An embedded, durable MVCC store with etcd's data model.",
+        epilog="exit codes: 0 fine, 1 a problem was found, 2 usage, 3 cannot open or read, "
+               "130 Ctrl-C")
     top.add_argument("--version", action="version", version=f"kvcore {kvcore.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:

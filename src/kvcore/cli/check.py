@@ -16,8 +16,9 @@ from kvcore.cli.output import OK, PROBLEM, Output, add_json, opened
 
 def add(commands: Any) -> None:
     """Adds the sub-command."""
-    command = commands.add_parser("check", help="read everything in a directory and verify it",
-                                  description="Reads every value in DIR and compares every checksum.")
+    command = commands.add_parser(
+        "check", help="read everything in a directory and verify it",
+        description="Reads every value in DIR and compares every checksum.")
     command.add_argument("directory", metavar="DIR")
     add_json(command)
     command.set_defaults(run=run)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kvcore demo`: the storage of a 1,000-node control plane, measured and checked on this machine."""
+"""`kvcore demo`: the storage of a 1,000-node control plane, measured and checked here."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def add(commands: Any) -> None:
     default = Settings()
     command = commands.add_parser(
         "demo", help="run the storage of a 1,000-node control plane and measure it",
-        description="Creates, reads, updates and compacts the objects of a 1,000-node control plane, "
-                    "kills a writer, checks what it was promised, and prints one table.")
+        description="Creates, reads, updates and compacts the objects of a 1,000-node control "
+                    "plane, kills a writer, checks what it was promised, and prints one table.")
     command.add_argument("--manifests", action="append", default=[], metavar="PATH",
                          help="Kubernetes manifests, a file or a directory; may be repeated "
                               "(default: the project's examples)")
     command.add_argument("--objects", type=int, default=default.objects, metavar="N",
                          help=f"how many objects (default {default.objects:,})")
     command.add_argument("--data-dir", metavar="DIR",
-                         help="an empty or new directory, kept afterwards (default: a temporary one)")
+                         help="an empty or new directory, kept afterwards (default: temporary)")
     command.add_argument("--seconds", type=float, default=default.seconds, metavar="S",
-                         help=f"length of each of the two update runs (default {default.seconds:g})")
+                         help=f"length of each of both update runs (default {default.seconds:g})")
     command.add_argument("--seed", type=int, default=default.seed, metavar="N",
                          help=f"seed of names and choices (default {default.seed})")
     command.add_argument("--order", type=int, default=default.order, metavar="N",

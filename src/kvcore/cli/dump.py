@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`kvcore dump DIR`: keys and values, in key order, page by page.
 
-Plain output is one line per key, `revision version key value`, separated by tabs, with bytes that do not print as
-\\xNN, \\t, \\n, \\\\. With --json, each line is an object; a key or value that is not UTF-8 appears as
-`key_base64` or `value_base64` instead.
+Plain output is one line per key, `revision version key value`, separated by tabs; bytes that do not
+print are written as \\xNN, \\t, \\n, \\r, and a backslash as two.  With --json, each line is an
+object; a key or value that is not UTF-8 appears as `key_base64` or `value_base64` instead.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import kvcore
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+import kvcore
 
 OK, PROBLEM, USAGE, CANNOT_OPEN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
@@ -68,7 +69,8 @@ class Output:
             return
         start = time.monotonic()
         yield _Silent()
-        print(f"{title}: {total:,} in {time.monotonic() - start:.2f} s", file=sys.stderr, flush=True)
+        took = time.monotonic() - start
+        print(f"{title}: {total:,} in {took:.2f} s", file=sys.stderr, flush=True)
 
     def document(self, value: object) -> None:
         """Writes one JSON document, indented."""

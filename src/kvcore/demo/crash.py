@@ -100,7 +100,7 @@ def _listen(child: subprocess.Popen[bytes], target: int, step: Step) -> tuple[by
 
 def _compare(db: kvcore.Store, workload: Workload, count: int, last: int,
              acknowledged: dict[int, int], report: Report, ui: Ui) -> None:
-    """Every acknowledged object; every other one the child may have sent; and how many there are."""
+    """Every acknowledged object, every other one the child may have sent, and their number."""
     end = min(last, max(acknowledged, default=count) + 1 + 10 * CHUNK)
     lost = damaged = unanswered = 0
     with ui.phase("check every acknowledged write", end - count) as step:
@@ -118,8 +118,9 @@ def _compare(db: kvcore.Store, workload: Workload, count: int, last: int,
     report.value("acknowledged writes of the killed child, checked", "", len(acknowledged))
     report.equal("acknowledged writes lost, or at another revision", lost, 0)
     report.equal("objects of the killed child with another value than it wrote", damaged, 0)
-    report.equal("objects in the store after the kill",
-                 db.range(prefix=b"", count_only=True).count, count + len(acknowledged) + unanswered)
+    present = db.range(prefix=b"", count_only=True).count
+    report.equal("objects in the store after the kill", present,
+                 count + len(acknowledged) + unanswered)
 
 
 def _compare_old(db: kvcore.Store, workload: Workload, count: int, turns: dict[int, int],

@@ -2,8 +2,8 @@
 """The child that is killed: creates objects and tells its parent about each acknowledged one.
 
 Run as `python -m kvcore.demo.loader` with its job as JSON in the only argument.  It writes one line
-`index revision` per acknowledged object to standard output, after the store has said so, and goes on
-until it is killed (or until `last`, which its parent does not mean it to reach).
+`index revision` per acknowledged object to standard output, after the store has said so, and goes
+on until it is killed (or until `last`, which its parent does not mean it to reach).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def main(job: dict[str, Any]) -> None:
 
 
 def _acknowledge(flight: deque[tuple[int, Any]]) -> None:
-    """Waits for the oldest request, then reports all that are done; one write, so no line is torn."""
-    lines = []
+    """Waits for the oldest request, then reports all that are done."""
+    lines: list[bytes] = []
     while flight and (not lines or flight[0][1].done()):
         index, future = flight.popleft()
         lines.append(b"%d %d\n" % (index, future.result().revision))

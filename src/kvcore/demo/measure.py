@@ -110,15 +110,15 @@ class Report:
         """A figure from durations in nanoseconds."""
         if len(samples):
             scale = SCALES[unit]
-            values = [samples.quantile(share) / scale for share in (0.5, 0.99, 0.25, 0.75)]
-            self.figures.append(Figure(name, unit, len(samples), *values, article=article))
+            median, p99, low, high = (samples.quantile(share) / scale
+                                      for share in (0.5, 0.99, 0.25, 0.75))
+            self.figures.append(Figure(name, unit, len(samples), median, p99, low, high, article))
 
     def rate(self, name: str, unit: str, samples: Samples, article: str = "") -> None:
         """A figure from rates; a 99th percentile would be the best moment, so there is none."""
         if len(samples):
-            values = [samples.quantile(share) for share in (0.5, 0.25, 0.75)]
-            self.figures.append(Figure(name, unit, len(samples), values[0], None, *values[1:],
-                                       article=article))
+            median, low, high = (samples.quantile(share) for share in (0.5, 0.25, 0.75))
+            self.figures.append(Figure(name, unit, len(samples), median, None, low, high, article))
 
     def value(self, name: str, unit: str, value: float, article: str = "") -> None:
         """A figure that was counted, not sampled."""

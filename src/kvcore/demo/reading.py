@@ -22,7 +22,8 @@ COUNTS = 1000
 RANGES = 5
 
 
-def read(db: kvcore.Store, workload: Workload, count: int, seed: int, report: Report, ui: Ui) -> None:
+def read(db: kvcore.Store, workload: Workload, count: int, seed: int, report: Report,
+         ui: Ui) -> None:
     """All reads, on objects 0 to count - 1 as they were created."""
     chosen = random.Random(seed)
     _gets(db, workload, [chosen.randrange(count) for _ in range(min(GETS, 2 * count))], report, ui)
@@ -79,7 +80,7 @@ def _belongs(key: bytes, value: bytes, prefix: bytes) -> bool:
 
 
 def pages(db: kvcore.Store, prefix: bytes, latencies: Samples) -> Iterator[kvcore.RangeResult]:
-    """The pages of a list as a client of an API server asks for them: all at the first one's revision."""
+    """The pages of a list as an API server asks for them: all at the first one's revision."""
     end = prefix[:-1] + bytes((prefix[-1] + 1,))
     start, revision = prefix, None
     while True:

@@ -24,7 +24,7 @@ from kvcore.demo.workload import build
 
 MIN_OBJECTS = 100
 INDEX_KEYS = 1_000_000       # the article's number
-BYTES_PER_OBJECT = 3000      # on disk, with updates and two checkpoints: to refuse a full disk early
+BYTES_PER_OBJECT = 3000      # on disk, updates and checkpoints included: to refuse early
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _directory(settings: Settings) -> Iterator[str]:
 
 
 def temporary_base() -> str:
-    """Where a temporary store goes: TMPDIR when set, else /var/tmp, which unlike /tmp is on a disk."""
+    """Where a temporary store goes: TMPDIR if set, else /var/tmp, which unlike /tmp is a disk."""
     given = os.environ.get("TMPDIR")
     if given:
         return given
@@ -104,7 +104,7 @@ def _setting(settings: Settings, path: str, files: int, manifests: int) -> dict[
         "kvcore": kvcore.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": os.cpu_count(),
         "filesystem": filesystem(path),
         "objects": settings.objects,
         "namespaces": settings.namespaces,

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many objects out of a few manifests: object i is a pure function of (seed, i, round).
+"""Many objects out of a few manifests: object i is a pure function of (seed, i, turn).
 
     i ── slot of the mix (pods 55 of 100, ...) ── template of that resource ── format % fields
     │                                                                            │
     └── two 64-bit hashes ── name, namespace, uid, node                          └── JSON bytes
 
-Nothing is kept per object, so a million of them cost no memory, and whoever wants to compare a value
-that was read back makes it once more.  `round` counts the updates of an object: it moves the stamp
+Nothing is kept per object, so a million of them cost no memory, and whoever wants to compare a
+value that was read back makes it once more.  A turn is one update of an object: it moves the stamp
 in its managedFields, and renewTime in a lease.
 
 Invariants: keys are distinct (the hash is a bijection of i); every value is valid JSON and carries
@@ -32,7 +32,7 @@ from kvcore.manifests import Manifest, ManifestSet, Problem
 
 EXAMPLES = Path(kvcore.__file__).parent / "examples"
 
-# Objects out of a hundred; "others" are all kinds among the manifests that have no share of their own.
+# Objects out of a hundred; "others" are all kinds that have no share of their own.
 MIX = {"pods": 55, "configmaps": 12, "secrets": 10, "endpointslices": 8, "replicasets": 7,
        "deployments": 4, "leases": 2, "nodes": 1, "others": 1}
 CYCLE = sum(MIX.values())
@@ -43,13 +43,14 @@ MAX_OBJECT_BYTES = 1 << 20   # what an API server takes, more or less, and below
 NODE_LEASES = "kube-node-lease"
 
 WORDS = (b"apple", b"basil", b"cider", b"damson", b"elder", b"fennel", b"ginger", b"hazel", b"iris",
-         b"juniper", b"kale", b"linden", b"medlar", b"nettle", b"olive", b"plum", b"quince", b"russet",
-         b"sorrel", b"thyme", b"ulmo", b"vetch", b"willow", b"yarrow")
+         b"juniper", b"kale", b"linden", b"medlar", b"nettle", b"olive", b"plum", b"quince",
+         b"russet", b"sorrel", b"thyme", b"ulmo", b"vetch", b"willow", b"yarrow")
 
 MASK = (1 << 64) - 1
 ALPHABET = b"0123456789abcdefghijklmnopqrstuvwxyz"
 TWO = [bytes((ALPHABET[v // 36], ALPHABET[v % 36])) for v in range(1 << 10)]
-THREE = [bytes((ALPHABET[v // 1296], ALPHABET[v // 36 % 36], ALPHABET[v % 36])) for v in range(1 << 14)]
+THREE = [bytes((ALPHABET[v // 1296],)) + bytes((ALPHABET[v // 36 % 36], ALPHABET[v % 36]))
+         for v in range(1 << 14)]
 
 # The order of the fields that a template leaves open.
 NAME, NAMESPACE, UID, NODE, STAMP = range(5)
@@ -72,7 +73,8 @@ class Template:
 
     def value(self, fields: Sequence[bytes]) -> bytes:
         """The JSON of the object with these fields."""
-        return self._format % self._pick(fields)
+        value: bytes = self._format % self._pick(fields)
+        return value
 
     def key(self, fields: Sequence[bytes]) -> bytes:
         """Its key."""
@@ -94,7 +96,8 @@ def _opened(manifest: Manifest) -> dict[str, Any]:
         metadata["namespace"] = mark("namespace")
     metadata["uid"] = mark("uid")
     metadata["creationTimestamp"] = "2026-03-02T08:00:00Z"
-    metadata["managedFields"] = [{"manager": "kvcore-demo", "operation": "Update", "time": mark("stamp")}]
+    metadata["managedFields"] = [
+        {"manager": "kvcore-demo", "operation": "Update", "time": mark("stamp")}]
     spec = obj.get("spec")
     if isinstance(spec, dict):
         if manifest.kind == "Pod":
@@ -136,7 +139,7 @@ class Workload:
         return list(self._namespaces)
 
     def resource(self, index: int) -> str:
-        """The share of the mix that object `index` belongs to; nodes beyond `nodes` become leases."""
+        """The share of the mix object `index` belongs to; nodes beyond `nodes` become leases."""
         name, rank, share = self._slots[index % CYCLE]
         if name == "nodes" and index // CYCLE * share + rank >= self.nodes:
             return "leases"
@@ -158,10 +161,11 @@ class Workload:
                 name = "leases"
         elif name == "leases" and rank < self.nodes:
             own, namespace = b"node-%04d" % rank, NODE_LEASES.encode()
-        uid = b"%08x-%04x-4%03x-a%03x-%012x" % (first >> 32, first >> 16 & 0xffff, first >> 4 & 0xfff,
-                                                second >> 52, second & 0xffffffffffff)
-        stamp = b"2026-03-02T%02d:%02d:%02d.%06dZ" % (8 + turn // 3600 % 12, turn // 60 % 60, turn % 60,
-                                                      second >> 8 & 0x7ffff)
+        uid = b"%08x-%04x-4%03x-a%03x-%012x" % (
+            first >> 32, first >> 16 & 0xffff, first >> 4 & 0xfff, second >> 52,
+            second & 0xffffffffffff)
+        stamp = b"2026-03-02T%02d:%02d:%02d.%06dZ" % (
+            8 + turn // 3600 % 12, turn // 60 % 60, turn % 60, second >> 8 & 0x7ffff)
         choices = self._templates[name]
         return choices[(second >> 30) % len(choices)], (own, namespace, uid, node, stamp)
 
@@ -197,8 +201,8 @@ def _manifests(found: ManifestSet, share: str) -> list[Manifest]:
 def _choices(found: list[Manifest]) -> list[Template]:
     """Templates to choose from evenly: each at least once, large ones in proportion less often.
 
-    A dashboard of 300 KiB in one manifest in ten would otherwise make the store thirty times as large
-    as that of any real cluster.
+    A dashboard of 300 KiB in one manifest in ten would otherwise make the store thirty times as
+    large as that of any real cluster.
     """
     weights = [1 / len(manifests.encode(manifest.object)) for manifest in found]
     room = max(CHOICES, 4 * len(found)) / sum(weights)
@@ -218,7 +222,7 @@ def _mix(value: int) -> int:
 
 def build(paths: Sequence[str], *, seed: int = 1, nodes: int = 1000,
           namespaces: int = 500) -> tuple[Workload, ManifestSet]:
-    """The workload of these files and directories (none: the project's examples), and what was read."""
+    """The workload of these paths (none: the project's examples), and what was read."""
     examples = manifests.load([EXAMPLES])
     found = manifests.load(paths) if paths else examples
     kept = []
