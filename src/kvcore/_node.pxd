@@ -295,7 +295,7 @@ cdef inline uint32_t search(const Slab* s, const Node* n, const uint8_t* heap,
             return 0
         if c > 0:
             return n.n
-    h = head_of(key.ptr + plen, key.len - plen)
+    h = head_of(key.ptr + plen, (key.len if key.len < INLINE_MAX else INLINE_MAX) - plen)
     lo = lower_head(heads, n.n, h)
     if lo == n.n or heads[lo] != h:
         return lo

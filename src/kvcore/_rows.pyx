@@ -49,7 +49,7 @@ cdef int rows_grow(KvRows* r, uint64_t more_rows, uint64_t more_key_bytes) noexc
             return KV_NOMEM
         r.rows = <KvRow*>p
         r.cap = cap
-    if arena_cap > r.arena_cap:
+    if arena_cap > r.arena_cap or r.arena == NULL:        # never NULL once a row was asked for
         if arena_cap < r.arena_cap + r.arena_cap // 2 + 1024:
             arena_cap = r.arena_cap + r.arena_cap // 2 + 1024
         p = realloc(r.arena, arena_cap)

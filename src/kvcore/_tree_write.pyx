@@ -474,6 +474,48 @@ cdef int put_over(BTree* t, BtPath* path, const KvVersion* v,
     return KV_OK
 
 
+cdef int remove_merging(BTree* t, const BtPath* path) noexcept nogil:
+    """Removes the entry under the path where its leaf becomes too small: one leaf, or two even ones, of
+    what remains and the neighbour."""
+    cdef LeafItem* items = <LeafItem*>t.scratch
+    cdef uint32_t last = path.levels - 1
+    cdef uint32_t i = path.at[last]
+    cdef Node* leaf = leaf_of(t, path)
+    cdef Node* parent = node_at(&t.slab, path.slot[last - 1])
+    cdef Node* q
+    cdef uint32_t n
+    cdef int status
+    cdef Change c
+    cdef Swap s
+    change_init(&c)
+    s.at = path.at[last - 1]
+    s.n_old = 2
+    s.n_new = 1
+    if s.at > 0:
+        s.at -= 1
+        q = node_at(&t.slab, inner_children(parent)[s.at])
+        n = list_entries(q, 0, q.n, items)
+        n += list_entries(leaf, 0, i, items + n)
+        n += list_entries(leaf, i + 1, leaf.n, items + n)
+    else:
+        q = node_at(&t.slab, inner_children(parent)[1])
+        n = list_entries(leaf, 0, i, items)
+        n += list_entries(leaf, i + 1, leaf.n, items + n)
+        n += list_entries(q, 0, q.n, items + n)
+    c.old[0] = inner_children(parent)[s.at]
+    c.old[1] = inner_children(parent)[s.at + 1]
+    c.n_old = 2
+    c.tails[0] = tail_slot_of(inner_heap(parent), inner_metas(parent)[s.at])
+    c.n_tails = 1
+    if n <= t.order:
+        status = make_leaf(t, &c, items, n, NULL, &s, 0)
+    else:
+        status = two_leaves(t, &c, items, n, n // 2, NULL, &s)
+    if status != KV_OK:
+        return abort(t, &c)
+    return climb(t, path, &c, &s, 0)
+
+
 cdef inline bint after(int64_t mod, uint32_t sub, const KvVersion* latest) noexcept nogil:
     return mod > latest.mod or (mod == latest.mod and sub > latest.sub)
 
@@ -641,18 +683,11 @@ cdef int bt_move(BTree* t, KvSlice key, int64_t mod, uint32_t sub, uint64_t old_
 
 
 cdef int remove_entry(BTree* t, BtPath* path) noexcept nogil:
-    cdef LeafItem* items = <LeafItem*>t.scratch
     cdef uint32_t last = path.levels - 1
     cdef uint32_t i = path.at[last]
     cdef Node* leaf
-    cdef Node* parent
-    cdef Node* q
     cdef uint32_t tail
     cdef uint32_t n
-    cdef int status
-    cdef Change c
-    cdef Swap s
-    change_init(&c)
     if t.shared_epoch and own_path(t, path) != KV_OK:
         return KV_NOMEM
     if reserve_dead(t, 3 * path.levels + 8) != KV_OK:
@@ -667,36 +702,8 @@ cdef int remove_entry(BTree* t, BtPath* path) noexcept nogil:
         t.depth = 0
     elif last == 0 or n >= min_keys(t) or (n >= 1 and on_right_spine(t, path, last)):
         leaf_remove(leaf, i)
-    else:
-        parent = node_at(&t.slab, path.slot[last - 1])
-        s.at = path.at[last - 1]
-        s.n_old = 2
-        s.n_new = 1
-        if s.at > 0:
-            s.at -= 1
-            q = node_at(&t.slab, inner_children(parent)[s.at])
-            n = list_entries(q, 0, q.n, items)
-            n += list_entries(leaf, 0, i, items + n)
-            n += list_entries(leaf, i + 1, leaf.n, items + n)
-        else:
-            q = node_at(&t.slab, inner_children(parent)[1])
-            n = list_entries(leaf, 0, i, items)
-            n += list_entries(leaf, i + 1, leaf.n, items + n)
-            n += list_entries(q, 0, q.n, items + n)
-        c.old[0] = inner_children(parent)[s.at]
-        c.old[1] = inner_children(parent)[s.at + 1]
-        c.n_old = 2
-        c.tails[0] = tail_slot_of(inner_heap(parent), inner_metas(parent)[s.at])
-        c.n_tails = 1
-        if n <= t.order:
-            status = make_leaf(t, &c, items, n, NULL, &s, 0)
-        else:
-            status = two_leaves(t, &c, items, n, n // 2, NULL, &s)
-        if status != KV_OK:
-            return abort(t, &c)
-        status = climb(t, path, &c, &s, 0)
-        if status != KV_OK:
-            return status
+    elif remove_merging(t, path) != KV_OK:
+        return KV_NOMEM
     retire_tail(t, tail)
     t.keys -= 1
     return KV_OK
