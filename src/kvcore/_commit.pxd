@@ -110,7 +110,7 @@ cdef struct Commit:
     uint64_t ck_applied          # applied index and log position of the newest one
     uint64_t ck_pos
     int maint_status             # first failure of background work
-    # statistics, racy reads allowed
+    # statistics, guarded by lock
     uint64_t batches
     uint64_t commands
 

@@ -186,9 +186,9 @@ cdef void _commit_batch(Commit* c, Request* first, uint64_t total, uint32_t coun
         else:
             c.stopped = rc
         kv_store_i64(&c.revision, c.state.revision)
-        kv_mutex_unlock(&c.lock)
         c.batches += 1
         c.commands += count
+        kv_mutex_unlock(&c.lock)
     while r != NULL:                         # those that were not applied
         r.res.status = rc
         if rc == KV_POISONED or rc == KV_UNKNOWN_OUTCOME:

@@ -41,7 +41,7 @@ from kvcore._hash cimport hash_view
 from kvcore._native cimport (KV_CLOSED, KV_COMPACTED, KV_CORRUPT, KV_FUTURE_REV,
                              KV_NEWER_FORMAT, KV_NOTFOUND, KV_OK, Clock, Io, KvSlice, KvVersion,
                              kv_cond_signal, kv_cond_wait, kv_fork_generation, kv_fork_watch,
-                             kv_load_i64, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
+                             kv_load_i64, kv_load_int, kv_load_u64, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
                              kv_plain_mem, kv_prefetch, kv_raise)
 from kvcore._result cimport (KeyValue, KvResult, RangeResult, make_answer, make_kv, make_put,
                              make_range, result_free, result_init)
@@ -828,8 +828,8 @@ cdef class Engine:
         }
         self._leave()
         got.update(segments=self.log.c.segment_count, segment_bytes=self.log.c.segment_bytes,
-                   log_bytes=self.log.c.bytes, syncs=self.log.c.syncs,
-                   poisoned=self.log.c.poison_errno != 0, background_status=c.maint_status)
+                   log_bytes=kv_load_u64(&self.log.c.bytes), syncs=kv_load_u64(&self.log.c.syncs),
+                   poisoned=kv_load_int(&self.log.c.poison_errno) != 0, background_status=c.maint_status)
         return got
 
     def _check_index(self):

@@ -274,8 +274,8 @@ cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count, 
             return _poison(w, rc)
     kv_store_u64(&w.next_pos, b.pos + need)
     w.written_pos = b.pos + need
-    w.batches += 1
-    w.bytes += need
+    kv_store_u64(&w.batches, w.batches + 1)
+    kv_store_u64(&w.bytes, w.bytes + need)
     payload_pos[0] = b.pos + WAL_HEADER_BYTES
     return KV_OK
 
@@ -290,7 +290,7 @@ cdef int wal_sync(Wal* w) noexcept nogil:
         rc = w.io.sync(w.io.ctx, _current(w).handle)
         if kv_unlikely(rc != 0):
             return _poison(w, rc)
-        w.syncs += 1
+        kv_store_u64(&w.syncs, w.syncs + 1)
         if kv_unlikely(kv_load_int(&w.poison_errno) != 0):
             return KV_UNKNOWN_OUTCOME
     w.durable_pos = w.written_pos

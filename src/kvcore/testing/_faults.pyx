@@ -66,6 +66,7 @@ cdef struct Recorder:
     int plan_count
     uint64_t[KINDS] calls
     bint can_map
+    bint can_sync
     bint out_of_memory
 
 
@@ -134,7 +135,7 @@ cdef int _on_handle(void* ctx, int kind, int handle, uint64_t n) noexcept nogil:
         rc = kv_posix_io.allocate(NULL, handle, n)
     elif rc == 0 and kind == TRUNCATE:
         rc = kv_posix_io.truncate(NULL, handle, n)
-    elif rc == 0 and kind == SYNC:
+    elif rc == 0 and kind == SYNC and r.can_sync:
         rc = kv_posix_io.sync(NULL, handle)
     _entry(r, kind, handle, rc, n)
     kv_mutex_unlock(&r.lock)
@@ -152,7 +153,7 @@ cdef int _on_path(void* ctx, int kind, const char* path, const char* to) noexcep
         rc = kv_posix_io.rename(NULL, path, to)
     elif rc == 0 and kind == UNLINK:
         rc = kv_posix_io.unlink(NULL, path)
-    elif rc == 0 and kind == SYNC_DIR:
+    elif rc == 0 and kind == SYNC_DIR and r.can_sync:
         rc = kv_posix_io.sync_dir(NULL, path)
     e = _entry(r, kind, -1, rc, 0)
     if e != NULL:
@@ -275,7 +276,8 @@ class Op:
 cdef class RecordingIo(Io):
     """The operating system's files, with every change written down.
 
-    map=False makes every read go through read_at.  Thread safety: any thread.
+    map=False makes every read go through read_at; sync=False records syncs without waiting for the
+    disk, for tests that build images of what it may hold.  Thread safety: any thread.
 
     >>> io = RecordingIo()
     >>> io.marker(7)
@@ -286,10 +288,11 @@ cdef class RecordingIo(Io):
     cdef KvIo own
     cdef Recorder r
 
-    def __cinit__(self, *, map=True):
+    def __cinit__(self, *, map=True, sync=True):
         memset(&self.r, 0, sizeof(Recorder))
         kv_mutex_init(&self.r.lock)
         self.r.can_map = map
+        self.r.can_sync = sync
         self.own.ctx = &self.r
         self.own.open = rec_open
         self.own.close = rec_close
