@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The extension table, the directives and the build switches; no logic else.
 
-Switches (environment): KVCORE_VERIFY=1 compiles the O(log n) assertions in; KVCORE_SANITIZE=address|thread|undefined
-(comma-separated) instruments; KVCORE_ANNOTATE=1 writes Cython's HTML; KVCORE_COVERAGE=1 traces lines.
+Switches (environment): KVCORE_VERIFY=1 compiles the O(log n) assertions in;
+KVCORE_SANITIZE=address|thread|undefined (comma-separated) instruments; KVCORE_ANNOTATE=1 writes
+Cython's HTML; KVCORE_COVERAGE=1 traces lines.
 """
 
 import os
@@ -68,9 +69,14 @@ extensions = [
     if os.path.exists(os.path.join("src", *name.split(".")) + ".pyx")
 ]
 
+# Generated C depends on the switches too: each combination has a directory of its own.
+variant = "-".join(["c", *SANITIZE, *["verify"] * VERIFY, *["coverage"] * COVERAGE])
+
 setup(
+    options={"build_ext": {"parallel": os.cpu_count()}},
     ext_modules=cythonize(
         extensions,
+        build_dir=os.path.join("build", variant),
         include_path=["src"],
         annotate=os.environ.get("KVCORE_ANNOTATE") == "1",
         compiler_directives={

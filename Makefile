@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+# Two commands: `make demo` and `make test`.  Needs python3 >= 3.10 with venv and headers, gcc, make.
+# One environment (.venv) and one build tree per kind of build (build/<kind>/lib); stamp files keep
+# repeated runs fast.
+
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(CURDIR)/$(VENV)/bin
+SECONDS ?= 60
+PYTEST  := $(BIN)/python -m pytest
+
+SOURCES := setup.py pyproject.toml MANIFEST.in README.md $(wildcard examples/*) \
+           $(shell find src/kvcore -name '*.py' -o -name '*.py[ix]' -o -name '*.pxd' -o -name '*.h')
+# What the sanitizers run: everything but what only measures, and what reads sources.
+SANITIZED ?= tests --ignore=tests/meta --ignore=tests/test_demo.py --ignore=tests/test_cli.py
+
+build_tree = $(BIN)/python setup.py -q build --build-base build/$(1) --build-lib build/$(1)/lib
+runtime    = $(shell gcc -print-file-name=lib$(1).so)
+
+.PHONY: help demo test check bench soak asan tsan wheel clean
+.DELETE_ON_ERROR:
+
+help:                      ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(VENV)/.installed   ## set everything up and run the main job
+	$(BIN)/kvcore demo $(ARGS)
+
+test: build/verify/.built  ## all tests, on a build with assertions, and each benchmark at its smoke size
+	PYTHONPATH=build/verify/lib $(PYTEST) tests bench $(ARGS)
+
+check: $(VENV)/.tools build/verify/.built  ## linters, types, and the tests that read the sources
+	$(BIN)/ruff check src tests bench setup.py
+	$(BIN)/mypy --strict src/kvcore
+	$(BIN)/cython-lint src
+	PYTHONPATH=build/verify/lib $(PYTEST) tests/meta
+
+bench: $(VENV)/.installed $(VENV)/.tools  ## the benchmarks at their real sizes; results in bench/results
+	mkdir -p bench/results
+	KVCORE_BENCH=real $(PYTEST) bench --benchmark-json=bench/results/latest.json $(ARGS)
+	$(BIN)/kvcore demo --json > bench/results/demo.json
+
+soak: build/verify/.built  ## the property tests for SECONDS=n seconds
+	KVCORE_SOAK_SECONDS=$(SECONDS) PYTHONPATH=build/verify/lib $(PYTEST) tests -k "machine or stateful or soak" $(ARGS)
+
+asan: build/asan/.built    ## tests under AddressSanitizer
+	LD_PRELOAD=$(call runtime,asan) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	PYTHONMALLOC=malloc PYTHONPATH=build/asan/lib $(PYTEST) $(SANITIZED) $(ARGS)
+
+tsan: build/tsan/.built    ## tests under ThreadSanitizer
+	LD_PRELOAD=$(call runtime,tsan) TSAN_OPTIONS=halt_on_error=0:exitcode=66:second_deadlock_stack=1 \
+	PYTHONPATH=build/tsan/lib setarch -R $(PYTEST) $(SANITIZED) $(ARGS)
+
+wheel: $(VENV)/.tools      ## wheel and source distribution in dist/
+	$(BIN)/python -m build --outdir dist .
+
+clean:                     ## remove everything that was built, and the environment
+	rm -rf build dist $(VENV) src/*.egg-info src/kvcore/*.so src/kvcore/testing/*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# --- environments and builds ----------------------------------------------------------------------
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.made $(SOURCES)
+	$(BIN)/python -m pip install -q .
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install -q '.[test,bench,dev]'
+	touch $@
+
+build/verify/.built: $(VENV)/.tools $(SOURCES)
+	KVCORE_VERIFY=1 $(call build_tree,verify)
+	touch $@
+
+build/asan/.built: $(VENV)/.tools $(SOURCES)
+	KVCORE_VERIFY=1 KVCORE_SANITIZE=address,undefined $(call build_tree,asan)
+	touch $@
+
+build/tsan/.built: $(VENV)/.tools $(SOURCES)
+	KVCORE_VERIFY=1 KVCORE_SANITIZE=thread $(call build_tree,tsan)
+	touch $@

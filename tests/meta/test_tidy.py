@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""House rules that a machine can see, each proven by a small sample that breaks it.
+
+A limit has a ratchet: what is over it today is listed with its size and may not grow; what is not
+listed may not pass the limit; what has shrunk below the limit leaves the list.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LINE_MAX = 100
+FUNCTION_MAX = 70
+FILE_MAX = {".py": 500, ".pyx": 720, ".pxd": 400, ".h": 500, ".pyi": 400}
+
+# path -> number of lines over LINE_MAX
+LONG_LINES: dict[str, int] = {}
+# "path::function" -> lines
+LONG_FUNCTIONS: dict[str, int] = {}
+# path -> lines
+LONG_FILES: dict[str, int] = {}
+
+Finding = tuple[int, str]
+
+
+def files(*folders: str, suffixes: tuple[str, ...]) -> list[Path]:
+    found = [p for folder in folders for p in (ROOT / folder).rglob("*")
+             if p.suffix in suffixes and "__pycache__" not in p.parts]
+    return sorted(p for p in found if p.is_file())
+
+
+def code() -> list[Path]:
+    return files("src", "tests", "bench", suffixes=(".py", ".pyx", ".pxd", ".pyi", ".h"))
+
+
+def library() -> list[Path]:
+    return files("src", suffixes=(".py", ".pyx", ".pxd", ".h"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+# --- the rules: text -> findings ------------------------------------------------------------------
+
+def long_lines(text: str) -> list[Finding]:
+    return [(number, f"{len(line)} columns, at most {LINE_MAX}")
+            for number, line in enumerate(text.splitlines(), 1)
+            if len(line) > LINE_MAX and "http" not in line]
+
+
+def functions(text: str, suffix: str) -> list[tuple[str, int, int]]:
+    """(name, line, length) of every function."""
+    if suffix in {".py", ".pyi"}:
+        return [(node.name, node.lineno, (node.end_lineno or node.lineno) - node.lineno + 1)
+                for node in ast.walk(ast.parse(text))
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return _cython_functions(text.splitlines())
+
+
+def _cython_functions(lines: list[str]) -> list[tuple[str, int, int]]:
+    head = re.compile(r"^(\s*)(?:c?p?def)\b(?!\s+(?:class|struct|enum|union|extern|packed)\b)"
+                      r"[^=]*?(\w+)\s*\(")
+    found = []
+    for start, line in enumerate(lines):
+        match = head.match(line)
+        if match is None:
+            continue
+        margin, last, depth = len(match[1]), start, 0
+        for number in range(start, len(lines)):
+            text = lines[number]
+            inside = depth > 0 or number == start
+            depth += text.count("(") - text.count(")")
+            if not text.strip() or (text.lstrip().startswith("#") and not inside):
+                continue
+            if not inside and len(text) - len(text.lstrip()) <= margin:
+                break
+            last = number
+        found.append((match[2], start + 1, last - start + 1))
+    return found
+
+
+def missing_licence(text: str) -> list[Finding]:
+    if "SPDX-License-Identifier: Apache-2.0" in "\n".join(text.splitlines()[:3]):
+        return []
+    return [(1, "no SPDX line")]
+
+
+def missing_docstring(text: str) -> list[Finding]:
+    body = [line for line in text.splitlines() if not line.startswith("#") and line.strip()]
+    if not body or re.match(r'[rR]?"""', body[0]):
+        return []
+    return [(1, "no module docstring")]
+
+
+# pattern, what to do instead, where it may stand nevertheless
+BANNED: tuple[tuple[str, str, str], ...] = (
+    (r"^\s*(cdef|cpdef)\b.*\)\s*except\s*\*", "except -1, or noexcept and a status", ""),
+    (r"^\s*DEF\s+\w", "an enum, or a constant in the header", ""),
+    (r"^\s*include\s+[\"'].*\.pyx", "a module and cimport", ""),
+    (r"^\s*except\s*:", "except the exceptions you mean", ""),
+    (r"^\s*from\s+[\w.]+\s+c?import\s+\*", "the names", ""),
+    (r"^\s*print\(", "return it, or raise; only the command line prints", "src/kvcore/cli/"),
+    (r"\b(TODO|FIXME|XXX|HACK)\b", "do it, or write an issue", ""),
+    (r"(?<!\w)/(tmp|work|home|root)/\w", "a path that exists on every machine", ""),
+)
+
+
+def banned(text: str, path: str) -> list[Finding]:
+    return [(number, f"{match.group().strip()!r}: instead: {instead}")
+            for pattern, instead, exempt in BANNED if not (exempt and path.startswith(exempt))
+            for number, line in enumerate(text.splitlines(), 1)
+            if (match := re.search(pattern, line))]
+
+
+def skipped_tests(text: str) -> list[Finding]:
+    pattern = r"pytest\.(skip|xfail|importorskip)|mark\.(skip|skipif|xfail)|unittest\.skip"
+    return [(number, "a test that does not run proves nothing")
+            for number, line in enumerate(text.splitlines(), 1) if re.search(pattern, line)]
+
+
+def titles(text: str) -> list[Finding]:
+    outside = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    count = len(re.findall(r"^# ", outside, re.M))
+    return [] if count == 1 else [(1, f"{count} titles, must be one")]
+
+
+def over(found: dict[str, int], limits: dict[str, int], ratchet: dict[str, int]) -> list[str]:
+    """What is over its limit and its ratchet, and what needs its ratchet no more."""
+    return ([f"{key}: {size}, at most {max(limits[key], ratchet.get(key, 0))}"
+             for key, size in found.items() if size > max(limits[key], ratchet.get(key, 0))]
+            + [f"{key}: is within its limit now, remove the exception" for key in ratchet
+               if found.get(key, 0) <= limits.get(key, 0)])
+
+
+# --- the project ----------------------------------------------------------------------------------
+
+def report(paths: list[Path], rule: Callable[[str], list[Finding]]) -> list[str]:
+    return [f"{name(path)}:{line}: {message}"
+            for path in paths for line, message in rule(path.read_text())]
+
+
+def test_lines() -> None:
+    found = {name(p): len(long_lines(p.read_text())) for p in code()}
+    assert over(found, dict.fromkeys(found, 0), LONG_LINES) == []
+
+
+def test_functions() -> None:
+    found: dict[str, int] = {}
+    for path in code():
+        for function, _, size in functions(path.read_text(), path.suffix):
+            key = f"{name(path)}::{function}"
+            found[key] = max(size, found.get(key, 0))
+    assert over(found, dict.fromkeys(found, FUNCTION_MAX), LONG_FUNCTIONS) == []
+
+
+def test_files() -> None:
+    found = {name(p): len(p.read_text().splitlines()) for p in code()}
+    limits = {name(p): FILE_MAX[p.suffix] for p in code()}
+    assert over(found, limits, LONG_FILES) == []
+
+
+def test_licences() -> None:
+    extra = [ROOT / "setup.py", ROOT / "Makefile", ROOT / ".ci" / "run"]
+    assert report([*code(), *extra], missing_licence) == []
+
+
+def test_docstrings() -> None:
+    paths = [p for p in code() if p.suffix in {".py", ".pyx"}]
+    assert report([*paths, ROOT / "setup.py"], missing_docstring) == []
+
+
+def test_banned_words() -> None:
+    assert [f"{name(path)}:{line}: {message}" for path in library()
+            for line, message in banned(path.read_text(), name(path))] == []
+
+
+def test_no_test_is_skipped() -> None:
+    paths = [p for p in files("tests", "bench", suffixes=(".py",)) if p.parent.name != "meta"]
+    assert report(paths, skipped_tests) == []
+
+
+def test_markdown_titles() -> None:
+    paths = [*ROOT.glob("*.md"), *files("docs", "examples", suffixes=(".md",))]
+    assert report(paths, titles) == []
+
+
+# --- each rule finds what it is for ---------------------------------------------------------------
+
+@pytest.mark.parametrize(("rule", "text"), [
+    (long_lines, "x" * 101),
+    (missing_licence, '"""A module."""\n'),
+    (missing_docstring, "# SPDX-License-Identifier: Apache-2.0\nimport os\n"),
+    (skipped_tests, "@pytest.mark.skipif(True)"),
+    (titles, "# One\n\n# Two\n"),
+    (titles, "no title\n```\n# a comment\n```\n"),
+])
+def test_a_rule_finds_its_sample(rule: Callable[[str], list[Finding]], text: str) -> None:
+    assert rule(text)
+
+
+@pytest.mark.parametrize("text", [
+    "cdef int f(int a) except *:", "DEF SIZE = 3", 'include "parts.pyx"', "    except:",
+    "from kvcore.errors import *", "    print(value)", "# TODO: later", 'open("/home/me/x")',
+])
+def test_a_banned_word_is_found(text: str) -> None:
+    assert banned(text, "src/kvcore/_engine.pyx")
+
+
+@pytest.mark.parametrize("text", [
+    "cdef int f(int a) except -1:", "    except OSError:", 'x = "/var/tmp/kvcore"', "fingerprint(x)",
+])
+def test_other_words_are_not(text: str) -> None:
+    assert banned(text, "src/kvcore/_engine.pyx") == []
+
+
+def test_the_command_line_may_print() -> None:
+    assert banned("    print(value)", "src/kvcore/cli/dump.py") == []
+
+
+def test_function_lengths() -> None:
+    python = "def f():\n" + "    x = 1\n" * 80
+    cython = ("cdef class A:\n    cdef int f(self,\n               int a) except -1:\n"
+              + "        a += 1\n" * 80 + "\n# a comment between\n\n    def g(self):\n        return 1\n")
+    assert functions(python, ".py") == [("f", 1, 81)]
+    assert functions(cython, ".pyx") == [("f", 2, 82), ("g", 87, 2)]
+
+
+def test_the_ratchet() -> None:
+    assert over({"a": 80}, {"a": 70}, {}) == ["a: 80, at most 70"]
+    assert over({"a": 80}, {"a": 70}, {"a": 80}) == []
+    assert over({"a": 81}, {"a": 70}, {"a": 80}) == ["a: 81, at most 80"]
+    assert over({"a": 60}, {"a": 70}, {"a": 80}) == [
+        "a: is within its limit now, remove the exception"]
