@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log as the engine uses it: kinds of batches, ceilings, replay from a checkpoint, maintenance."""
+"""The log as the engine uses it: kinds of batches, ceilings, checkpoints, maintenance."""
 
 from __future__ import annotations
 

@@ -120,11 +120,11 @@ cdef void _spare_drop(Wal* w) noexcept nogil:
 
 cdef int _next_segment(Wal* w, uint64_t seq, WalSegment** out) noexcept nogil:
     # The spare as far as it got, or a new file whose blocks are only reserved.
+    # REQUIRES: spare_lock
     cdef int rc = 0
     if w.in_memory:
         out[0] = seg_create_memory(seq, w.segment_bytes)
         return 0 if out[0] != NULL else -ENOMEM
-    kv_mutex_lock(&w.spare_lock)
     if w.spare == NULL:
         rc = _spare_begin(w, seq)
     if rc == 0 and not w.spare_ready:
@@ -136,12 +136,12 @@ cdef int _next_segment(Wal* w, uint64_t seq, WalSegment** out) noexcept nogil:
         w.spare_ready = False
     else:
         _spare_drop(w)
-    kv_mutex_unlock(&w.spare_lock)
     return rc
 
 
-cdef int _roll(Wal* w, uint64_t seq) noexcept nogil:
-    # Makes segment `seq` the current one.  REQUIRES: everything before it is durable.
+cdef int _roll_locked(Wal* w, uint64_t seq) noexcept nogil:
+    # REQUIRES: spare_lock, all the way: between taking the spare and publishing it as the current
+    # segment, maintenance would begin another file for the same number.
     cdef WalSegment* last = _current(w)
     cdef WalSegment* s = NULL
     cdef int rc = _next_segment(w, seq, &s)
@@ -153,12 +153,21 @@ cdef int _roll(Wal* w, uint64_t seq) noexcept nogil:
         if not w.in_memory:
             seg_close_handle(w.io, last)
     rc = table_push(w, s)
+    if rc == 0:
+        kv_store_u64(&w.next_pos, (seq << w.segment_shift) + WAL_HEADER_BYTES)
     kv_mutex_unlock(&w.zero_lock)
     if rc != 0:
         seg_free(w.io, s, w.in_memory)
-        return rc
-    kv_store_u64(&w.next_pos, (seq << w.segment_shift) + WAL_HEADER_BYTES)
-    return 0
+    return rc
+
+
+cdef int _roll(Wal* w, uint64_t seq) noexcept nogil:
+    # Makes segment `seq` the current one.  REQUIRES: everything before it is durable.
+    cdef int rc
+    kv_mutex_lock(&w.spare_lock)
+    rc = _roll_locked(w, seq)
+    kv_mutex_unlock(&w.spare_lock)
+    return rc
 
 
 # ---- private helpers: state ----------------------------------------------------------------------
@@ -316,12 +325,13 @@ cdef int _zero_ahead(Wal* w, uint64_t* budget, bint* more) noexcept nogil:
 
 cdef int _spare_step(Wal* w, uint64_t* budget, bint* more) noexcept nogil:
     # One chunk of the next segment; begun when the tail is past the middle of the current one.
-    cdef WalSegment* s = _current(w)
-    cdef uint64_t tail = kv_load_u64(&w.next_pos) - (s.seq << w.segment_shift)
-    cdef uint64_t upto
+    cdef WalSegment* s
+    cdef uint64_t upto, tail
     cdef int rc = 0
     kv_mutex_lock(&w.spare_lock)
-    if w.spare_ready or s != _current(w) or (w.spare == NULL and tail < w.segment_bytes // 2):
+    s = _current(w)
+    tail = kv_load_u64(&w.next_pos) - (s.seq << w.segment_shift)
+    if not w.accepting or w.spare_ready or (w.spare == NULL and tail < w.segment_bytes // 2):
         more[0] = False
     elif w.spare == NULL:
         more[0] = True
