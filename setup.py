@@ -39,6 +39,7 @@ MODULES = {
     "kvcore._future": [],
     "kvcore._engine": [],
     "kvcore.testing._faults": [],
+    "kvcore.testing._wal_probe": [],
 }
 
 flags = ["-O3", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter",

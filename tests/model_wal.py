@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An independent reader of the log's files, after docs/log-format.md, with its own CRC-32C.
 
-It shares no code with the core: the core's bytes are judged by it.  `read_segment` gives the header and
-the batches from the start to the first place without a valid one.
+It shares no code with the core: the core's bytes are judged by it.  `read_segment` gives the header
+and the batches from the start to the first place without a valid one.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def read_segment(path: Path) -> tuple[Segment, list[Batch]]:
 
 
 def read_cells(batch: Batch) -> list[tuple[int, bytes, bytes]]:
-    """(position, key, value) of back-to-back cells; ValueError when a byte is not as it should be."""
+    """(position, key, value) of back-to-back cells; ValueError when a byte is wrong."""
     cells = []
     data, at = batch.payload, 0
     while at < len(data):

@@ -197,6 +197,39 @@ class TestLife:
         assert t.stats().dead_blocks == 0
         t._check()
 
+    def test_sub_orders_changes_within_a_revision(self):
+        t = BTreeIndex()
+        t.insert(b"k", 5)
+        t.insert(b"k", 5, sub=1)
+        with pytest.raises(ValueError, match="not greater"):
+            t.insert(b"k", 5, sub=1)
+        assert t.get(b"k", 5).version == 2 and t.stats().versions == 2
+        t._check()
+        t.compact(5)
+        assert t.stats().versions == 1
+        t._check()
+
+    def test_a_snapshot_closed_under_a_reader_goes_when_the_read_ends(self):
+        t = filled(8, 20000)
+        for _ in range(10):
+            snapshot = t.snapshot()
+            outcome = []
+
+            def read(snapshot=snapshot, outcome=outcome):
+                try:
+                    while True:
+                        assert len(snapshot.history()[0]) == 20000
+                except errors.ClosedError:
+                    outcome.append("closed")
+
+            thread = threading.Thread(target=read)
+            thread.start()
+            t.get(b"/k/0001")
+            snapshot.close()
+            thread.join()
+            assert outcome == ["closed"] and t.stats().snapshots == 0
+        t._check()
+
     def test_a_write_that_changes_nothing_copies_nothing(self):
         t = filled()
         with t.snapshot():

@@ -150,9 +150,28 @@ class IndexMachine(RuleBasedStateMachine):
         assert rows(index.range_at(start, end, at, limit)) == (old[:limit] if limit else old)
         some = [start, end, start + b"\0", *(r[0] for r in want[:20])]
         assert [row(e) for e in index.get_many(some)] == [model.at(k) for k in some]
+        self.compare_scan(index, model, start, end, at, limit)
         if model.compacted > 1:
             with pytest.raises(errors.CompactedError):
                 index.range_at(start, end, model.compacted - 1)
+
+    def compare_scan(self, index, model, start, end, at, limit):
+        """Filters, limit and the count of keys seen, at a revision and now."""
+        for rev in (0, at):
+            rows_there = model.range_at(start, end, rev)
+            bounds = (at // 3, at + 1, at // 4, at)
+            passing = [i for i, r in enumerate(rows_there)
+                       if r[1] >= bounds[0] and r[1] <= bounds[1]
+                       and r[2] >= bounds[2] and r[2] <= bounds[3]]
+            stopped = limit and len(passing) >= limit
+            want = [rows_there[i] for i in (passing[:limit] if limit else passing)]
+            got, seen = index._scan(start, end, rev, bounds, limit)
+            assert rows(got) == want
+            assert seen == (passing[limit - 1] + 1 if stopped else len(rows_there))
+            got, seen = index._scan(start, end, rev, bounds, limit, walk_all=True)
+            assert rows(got) == want and seen == len(rows_there)
+            got, seen = index._scan(start, end, rev, (0, 0, 0, 0), 0, count_only=True)
+            assert len(got) == 0 and seen == len(rows_there)
 
     @invariant()
     def sound(self):

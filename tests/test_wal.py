@@ -14,12 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kvcore._native import crc32c
 from model_wal import (
-    COMMANDS, SEAL, model_crc32c, read_cells, read_header, read_records, read_segment,
+    COMMANDS,
+    SEAL,
+    model_crc32c,
+    read_cells,
+    read_header,
+    read_records,
+    read_segment,
 )
 
 from kvcore import errors
-from kvcore._native import crc32c
 from kvcore._record_log import WriteAheadLog
 from kvcore.testing.faults import RecordingIo
 
@@ -136,7 +142,7 @@ def test_largest_record_fits_and_one_byte_more_is_refused(tmp_path: Path) -> Non
     assert contents(tmp_path / "log") == [b"a" * largest, b"b", b"d" * largest]
 
 
-# ---- ends: clean, torn, damaged --------------------------------------------------------------------
+# ---- ends: clean, torn, damaged ------------------------------------------------------------------
 
 
 def test_clean_reopen_continues_in_the_same_segment(tmp_path: Path) -> None:
@@ -321,7 +327,7 @@ def test_cut_segments_are_full_history_after_many_kills(tmp_path: Path) -> None:
     assert contents(directory) == expected
 
 
-# ---- failures --------------------------------------------------------------------------------------
+# ---- failures ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["write", "sync"])
@@ -409,7 +415,7 @@ def test_verify_false_skips_the_checksum(tmp_path: Path) -> None:
         assert wal.read(position) != b"payload"
 
 
-# ---- who may use it --------------------------------------------------------------------------------
+# ---- who may use it ------------------------------------------------------------------------------
 
 
 def test_newer_format_is_refused(tmp_path: Path) -> None:

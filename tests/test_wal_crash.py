@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crashes of the stand-alone log: every image a disk may hold opens, and what was acknowledged is there.
+"""Crashes of the stand-alone log: every image a disk may hold opens, with all that was acknowledged.
 
-A run is recorded call by call; images are built for crashes between any two calls; then the recovery
-of such an image is itself recorded and crashed.
+A run is recorded call by call; images are built for crashes between any two calls; then the
+recovery of such an image is itself recorded and crashed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stand-alone log against a list: any sequence of appends, syncs, reads, closes, kills, crashes."""
+"""The stand-alone log against a list: any sequence of appends, syncs, reads, closes, crashes."""
 
 from __future__ import annotations
 

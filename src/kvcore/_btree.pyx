@@ -24,17 +24,17 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memset
 
 from kvcore._btree cimport (
-    BT_MAX_ORDER, BT_MIN_ORDER, BTree, BtFilter, BtLoader, BtSnapshot, BtStats, BtView, bt_check,
-    bt_compact, bt_compact_step, bt_count, bt_deinit, bt_delete, bt_drain_step, bt_dump, bt_find,
-    bt_find_at, bt_find_many, bt_init, bt_load_begin, bt_load_end, bt_load_push, bt_mods, bt_move,
-    bt_put, bt_release, bt_scan, bt_snapshot, bt_stats, bt_view,
+    BT_MAX_ORDER, BT_MIN_ORDER, BTree, BtFilter, BtLoader, BtSnapshot, BtStats, BtView,
+    bt_check, bt_compact, bt_compact_step, bt_count, bt_deinit, bt_delete, bt_drain_step,
+    bt_dump, bt_find_at, bt_find_many, bt_init, bt_load_begin, bt_load_end, bt_load_push,
+    bt_mods, bt_move, bt_put, bt_release, bt_scan, bt_snapshot, bt_stats, bt_view,
 )
 from kvcore._native cimport (
     KV_CORRUPT, KV_NOMEM, KV_NOTFOUND, KV_OK, KV_REVISION_ORDER, KvMutex, KvSlice, KvVersion,
     Memory, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
     kv_prefetch, kv_raise,
 )
-from kvcore._rows cimport KvRows, Rows, rows_grow
+from kvcore._rows cimport Rows, rows_grow
 
 from kvcore import errors as _errors
 from kvcore._native import PLAIN_MEMORY as _PLAIN_MEMORY
@@ -444,6 +444,26 @@ cdef class _Reader:
         kv_raise(status)
         return out, bool(more)
 
+    def _scan(self, bytes start, bytes end, int64_t rev, tuple bounds, uint64_t limit, *,
+              bint walk_all=False, bint count_only=False):
+        """Tests: bt_scan with all it can do; bounds = (min_mod, max_mod, min_create, max_create).
+
+        Comes back as (IndexRange, keys seen).
+        """
+        cdef IndexRange out = IndexRange.__new__(IndexRange)
+        cdef BtFilter f
+        cdef BtView w
+        cdef uint64_t seen = 0
+        cdef int status
+        f.min_mod, f.max_mod, f.min_create, f.max_create = bounds
+        self.enter(&w)
+        status = bt_scan(&w, slice_of(start), slice_of(end), rev, &f, limit, walk_all,
+                         NULL if count_only else &out.c, &seen)
+        self.unlock()
+        self.leave()
+        kv_raise(status)
+        return out, seen
+
 
 # ---- Python face -----------------------------------------------------------------------------
 
@@ -529,8 +549,8 @@ cdef class BTreeIndex(_Reader):
         return entry_of(key, &v) if status == KV_OK else None
 
     def insert(self, bytes key not None, int64_t rev, created=None, *, int64_t lease=0,
-               uint64_t position=0, uint32_t length=0):
-        """Gives the key a new latest version at `rev`.
+               uint64_t position=0, uint32_t length=0, uint32_t sub=0):
+        """Gives the key a new latest version at `rev` (`sub` orders changes within one revision).
 
         A key that lives keeps its create_revision and counts its version up; a new or deleted one
         begins a generation at `created` (default: rev).  ValueError when `rev` is not greater than the
@@ -551,7 +571,7 @@ cdef class BTreeIndex(_Reader):
         v.lease = lease
         v.pos = position
         v.len = length
-        v.sub = 0
+        v.sub = sub
         lock(&self.mutex)
         status = bt_put(&self.c, slice_of(key), &v, NULL)
         kv_mutex_unlock(&self.mutex)
@@ -726,10 +746,6 @@ cdef class BTreeIndex(_Reader):
     def _refuse_after(self, uint64_t n):
         """Tests: makes the n-th allocation from now fail; 0: none."""
         self.c.slab.refuse_after = n
-
-    def _refusal_pending(self):
-        """Tests: whether the refusal asked for has not come yet."""
-        return self.c.slab.refuse_after != 0
 
 
 cdef int check_load(tuple held, KvSlice* slices, const int64_t[::1] revisions,

@@ -16,15 +16,13 @@ May not know: paths, roots, snapshots (but for the epoch a block is born in).
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from kvcore._native cimport (
-    KV_NOMEM, KV_OK, KvSlice, KvVersion, kv_assert, kv_be64, kv_verify,
-)
+from kvcore._native cimport KV_NOMEM, KV_OK, KvSlice, KvVersion, kv_assert, kv_be64
 from kvcore._node cimport (
-    EntryKey, INLINE_MAX, LeafExt, LeafRec, META_LEN_SHIFT, META_LONG_SHIFT, META_OFFSET, NODE_EXT,
-    NODE_INNER, NODE_LEAF, Node, TAIL_HEAD, TailBlock, has_ext, head_of, heap_len, inner_children,
-    inner_counts, inner_fixed, inner_heap, inner_metas, is_leaf, is_long, leaf_exts, leaf_fixed,
-    leaf_heap, leaf_metas, leaf_mods, leaf_recs, node_at, node_heads, node_heap, node_key,
-    node_metas, suffix_len, tail_class, tail_len,
+    EntryKey, INLINE_MAX, LeafExt, LeafRec, META_LEN_SHIFT, META_LONG_SHIFT, META_OFFSET,
+    NODE_EXT, NODE_INNER, NODE_LEAF, Node, TAIL_HEAD, TailBlock, has_ext, heap_len,
+    inner_children, inner_counts, inner_fixed, inner_heap, inner_metas, is_leaf, is_long,
+    leaf_exts, leaf_fixed, leaf_heap, leaf_metas, leaf_mods, leaf_recs, node_at, node_heads,
+    node_heap, node_key, node_metas, suffix_len, tail_class,
 )
 from kvcore._slab cimport (
     SLAB_MAX_BYTES, slab_alloc, slab_at, slab_class_bytes, slab_class_of,

@@ -20,7 +20,7 @@ from libc.string cimport memset
 from kvcore._build cimport node_clone
 from kvcore._native cimport KV_NOMEM, KV_OK, kv_assert, kv_likely, kv_verify
 from kvcore._node cimport Node, TailBlock, inner_children, is_leaf, node_at, tail_class
-from kvcore._slab cimport slab_alloc, slab_at, slab_free, slab_heap_give, slab_heap_take
+from kvcore._slab cimport slab_at, slab_free, slab_heap_give, slab_heap_take
 from kvcore._tree cimport (
     BT_MAX_DEPTH, BTree, BtPath, BtSnapshot, BtView, DEAD_PER_BLOCK, DeadBlock,
 )

@@ -4,6 +4,8 @@ from os import PathLike
 from types import TracebackType
 from typing import Literal, NamedTuple
 
+from typing_extensions import Self
+
 from kvcore._native import Io
 from kvcore._recovery import RecoveryReport
 
@@ -27,7 +29,7 @@ class WriteAheadLog:
         io: Io | None = None,
         verify: bool = True,
     ) -> None: ...
-    def __enter__(self) -> WriteAheadLog: ...
+    def __enter__(self) -> Self: ...
     def __exit__(
         self,
         kind: type[BaseException] | None,

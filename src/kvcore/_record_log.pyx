@@ -19,14 +19,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from kvcore._native cimport (
-    KV_CLOSED, KV_CORRUPT, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, KV_TOO_LARGE, KV_UNKNOWN_OUTCOME,
+    KV_CORRUPT, KV_NOMEM, KV_OK, KV_TOO_LARGE,
     KvMutex, KvSlice, kv_be32, kv_load_int, kv_load_u64, kv_monotonic_clock, kv_mutex_destroy,
     kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_raise,
 )
 from kvcore._segment cimport batch_bytes, batch_read, bytes_to_last_nonzero, seg_bytes
 from kvcore._wal cimport (
     CELL_HEAD, WAL_COMMANDS, WAL_HEADER_BYTES, WAL_SEAL, Log, Wal, WalBatch, WalSegment, cell_read,
-    cell_write, wal_append, wal_prepare_step, wal_ptr, wal_read, wal_stage, wal_sync, wal_value,
+    cell_write, wal_append, wal_prepare_step, wal_read, wal_stage, wal_sync, wal_value,
 )
 
 from kvcore._directory import segment_path
@@ -56,13 +56,12 @@ cdef int _count_records(void* ctx, const WalBatch* b, const uint8_t* payload,
                         uint64_t payload_pos) noexcept nogil:
     cdef uint64_t* records = <uint64_t*>ctx
     cdef uint64_t off = 0, n
-    cdef uint32_t i
     cdef KvSlice key, value
     if b.kind != WAL_COMMANDS:
         return KV_OK
     if <uint64_t>b.revision != records[0]:
         return KV_CORRUPT
-    for i in range(b.count):
+    for _ in range(b.count):
         n = cell_read(payload + off, b.len - off, &key, &value)
         if n == 0 or key.len != 0:
             return KV_CORRUPT
@@ -132,8 +131,8 @@ cdef class WriteAheadLog:
 
     Args: path (None: in memory); sync: "always" (an append returns when its record is durable),
     "interval" (at most 100 ms of appends may be lost), "off" (synced by `sync`, `close` and at the
-    end of a segment); segment_bytes: a power of two, for a new directory; io: another world's files;
-    verify: compare checksums on read.
+    end of a segment); segment_bytes: a power of two, for a new directory; io: other files
+    than the system's; verify: compare checksums on read.
     Errors: LockedError, CorruptError, NewerFormatError, StorageError, ValueError.
     Cost: opening reads what was written.  Thread safety: any method from any thread.
 
@@ -229,8 +228,8 @@ cdef class WriteAheadLog:
     def append_many(self, payloads, *, sync=None):
         """Append records in order with one sync; returns the list of their positions.
 
-        After a crash a beginning of them may be there.  Arguments and errors are `append`'s; when an
-        argument is refused nothing has been appended.
+        After a crash a beginning of them may be there.  Arguments and errors are `append`'s; when
+        an argument is refused nothing has been appended.
 
         >>> len(WriteAheadLog(None).append_many([b"a", b"b"]))
         2
@@ -441,7 +440,7 @@ cdef class WriteAheadLog:
             broken.append(f"in-order: {records} records on disk, {self.records} counted")
         if not w.durable_pos <= w.written_pos <= w.next_pos:
             broken.append("one-in-flight: durable, written and next position out of order")
-        for position, kind, count, at in self._batches(w.next_pos):
+        for _, kind, count, at in self._batches(w.next_pos):
             for _ in range(count if kind == WAL_COMMANDS else 0):
                 try:
                     at += CELL_HEAD + len(self.read(at))

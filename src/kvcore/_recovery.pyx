@@ -17,12 +17,12 @@ import os
 
 cimport cython
 from libc.errno cimport ENOENT, ENOMEM
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
 from kvcore._native cimport (
-    KV_BAD_COMMAND, KV_CORRUPT, KV_NEWER_FORMAT, KV_OK, KvIo, kv_raise,
+    KV_BAD_COMMAND, KV_CORRUPT, KV_NEWER_FORMAT, KV_OK, kv_raise,
 )
 from kvcore._segment cimport (
     batch_read, bytes_to_last_nonzero, seg_bytes, seg_close_handle, seg_find_proof, seg_free,
@@ -57,7 +57,7 @@ cdef class RecoveryReport:
                 f"end {self.end_position:#x}>")
 
 
-# ---- private helpers ------------------------------------------------------------------------------
+# ---- private helpers ----------------------------------------------------------------------------
 
 
 @cython.final
@@ -102,7 +102,8 @@ cdef class _Recovery:
             for seq, path in found.items():
                 opened[seq] = self._open_segment(seq, path)
             first = self._first_needed(from_pos)
-            wanted = sorted(set(expected) | set(range(first, max(found, default=first) + 1)))
+            last = max(first, *found) if found else first
+            wanted = sorted(set(expected) | set(range(first, last + 1)))
             if not found and not expected and from_pos == 0:
                 wanted = []
             self.w.first_seq = wanted[0] if wanted else 1
@@ -291,7 +292,7 @@ cdef class _Recovery:
         return 0
 
 
-# ---- C face (with the GIL: an open is rare) --------------------------------------------------------
+# ---- C face (with the GIL: an open is rare) --------------------------------------------------
 
 
 cdef int raise_errno(int rc, object what) except -1:

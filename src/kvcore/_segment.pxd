@@ -21,8 +21,8 @@ cdef int seg_zero(const KvIo* io, WalSegment* s, uint64_t upto) noexcept nogil
 # Header, sync, rename to `path`, directory sync, mapping.  After it the segment is complete.
 cdef int seg_complete(const KvIo* io, WalSegment* s, const char* directory, const char* tmp,
                       const char* path, uint64_t segment_bytes) noexcept nogil
-# Opens an existing file, reads its header and maps it.  *status: KV_OK, KV_CORRUPT (header; nonce and
-# seed are 0), KV_NEWER_FORMAT.
+# Opens an existing file, reads its header and maps it.  *status: KV_OK, KV_CORRUPT (header; nonce
+# and seed are 0), KV_NEWER_FORMAT.
 cdef int seg_open(const KvIo* io, const char* path, WalSegment** out, uint64_t* seq,
                   uint64_t* segment_bytes, int* status) noexcept nogil
 # Closes, unmaps (or gives the memory back) and frees.

@@ -2,7 +2,7 @@
 """Segment files: making, opening, and telling valid batches from everything else.
 
     | header 64 B | batch | batch | ... | batch |  zeros (written ahead)  |  reserved blocks  |
-    0             64                            ^ tail                    ^ written_upto      ^ file_bytes
+    0             64                            ^ tail           written_upto ^         file_bytes ^
     batch = | header 64 B: crc, nonce, own position, durable_upto, ... | payload | padding to 64 |
 
 Invariants: (self-naming) a batch is valid only at the position and in the file (nonce) it names;
@@ -18,11 +18,12 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from kvcore._native cimport (
-    KV_CORRUPT, KV_NEWER_FORMAT, KV_O_CREATE, KV_O_READ, KV_O_WRITE, KV_OK, KvIo, kv_assert,
+    KV_CORRUPT, KV_NEWER_FORMAT, KV_O_CREATE, KV_O_WRITE, KV_OK, KvIo, kv_assert,
     kv_crc32c, kv_random_u64, kv_reserve, kv_store_u64, kv_unreserve,
 )
 from kvcore._wal cimport (
-    WAL_CEILING, WAL_COMMANDS, WAL_HEADER_BYTES, WAL_SEAL, SegWalk, Wal, WalBatch, WalSegment, wal_replay_fn,
+    WAL_CEILING, WAL_COMMANDS, WAL_HEADER_BYTES, WAL_SEAL, SegWalk, Wal, WalBatch, WalSegment,
+    wal_replay_fn,
 )
 
 cdef enum:

@@ -23,7 +23,7 @@ from libc.string cimport memset
 
 from kvcore._native cimport (
     KV_NOMEM, KV_OK, KvMem, Memory, kv_advise_huge, kv_advise_unused, kv_assert, kv_raise,
-    kv_reserve, kv_unlikely, kv_unreserve, kv_verify,
+    kv_reserve, kv_unlikely, kv_unreserve,
 )
 
 cdef enum:

@@ -10,17 +10,17 @@ Thread safety: the tree's lock.  Ownership: its notes are freed before it return
 May not know: how anything came to be.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memset
 
 from kvcore._native cimport KV_CORRUPT, KV_KEY_MAX_BYTES, KV_NOMEM, KV_OK, KvVersion
 from kvcore._node cimport (
-    ChainRec, META_OFFSET, NODE_INNER, NODE_LEAF, Node, TailBlock, chain_version, heap_len,
-    inner_children, inner_counts, inner_fixed, inner_metas, is_leaf, is_long, has_ext, key_len_at,
-    key_write, leaf_fixed, leaf_mods, leaf_recs, leaf_version, node_at, node_heads, node_heap,
-    node_metas, suffix_len, tail_class, tail_slot_of,
+    ChainRec, META_OFFSET, Node, TailBlock, chain_version, heap_len, inner_children,
+    inner_counts, inner_fixed, is_leaf, is_long, has_ext, key_len_at, key_write, leaf_fixed,
+    leaf_recs, leaf_version, node_at, node_heads, node_heap, node_metas, suffix_len, tail_class,
+    tail_slot_of,
 )
 from kvcore._slab cimport SLAB_CHUNK_SLOTS, slab_at, slab_check, slab_class_bytes
 from kvcore._tree cimport BTree, BtSnapshot, BtStats, DeadBlock

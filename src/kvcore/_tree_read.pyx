@@ -12,16 +12,15 @@ Ownership: nothing is kept; results go into the caller's memory.  May not know: 
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from kvcore._native cimport (
-    KV_NOMEM, KV_NOTFOUND, KV_OK, KvRow, KvSlice, KvVersion, kv_assert, kv_likely, kv_load_u64,
-    kv_prefetch, kv_row_set_key, kv_unlikely,
+    KV_NOMEM, KV_NOTFOUND, KV_OK, KvRow, KvSlice, KvVersion, kv_prefetch, kv_row_set_key,
 )
 from kvcore._node cimport (
-    ChainRec, LeafRec, Node, chain_version, inner_children, inner_counts, inner_search, is_alive,
-    is_leaf, key_len_at, key_write, leaf_heap, leaf_metas, leaf_mods, leaf_recs, leaf_search,
-    leaf_version, node_at, node_heads, prefetch_node,
+    ChainRec, LeafRec, Node, chain_version, inner_children, inner_counts, inner_search,
+    is_alive, key_len_at, key_write, leaf_find, leaf_heap, leaf_metas, leaf_mods, leaf_recs,
+    leaf_search, leaf_version, node_at, node_heads, prefetch_node,
 )
 from kvcore._rows cimport KvRows, rows_grow, rows_reserve
 from kvcore._slab cimport slab_at
@@ -191,7 +190,7 @@ cdef int bt_find(const BtView* w, KvSlice key, KvVersion* out) noexcept nogil:
     if w.root == 0 or key.len == 0:
         return KV_NOTFOUND
     leaf = find_leaf(w, key)
-    i = leaf_search(w.slab, leaf, key, &found)
+    i = leaf_find(w.slab, leaf, key, &found)
     if not found:
         return KV_NOTFOUND
     leaf_version(leaf, i, out)
@@ -205,7 +204,7 @@ cdef int bt_find_at(const BtView* w, KvSlice key, int64_t rev, KvVersion* out) n
     if w.root == 0 or key.len == 0:
         return KV_NOTFOUND
     leaf = find_leaf(w, key)
-    i = leaf_search(w.slab, leaf, key, &found)
+    i = leaf_find(w.slab, leaf, key, &found)
     if not found:
         return KV_NOTFOUND
     return version_at(w, leaf, i, rev, out)
@@ -237,7 +236,7 @@ cdef void bt_find_many(const BtView* w, const KvSlice* keys, uint64_t n, KvVersi
                     inner_search(w.slab, at[i], keys[base + i])])
                 prefetch_node(at[i], w.order, level == 1)
         for i in range(m):
-            where[i] = leaf_search(w.slab, at[i], keys[base + i], &found)
+            where[i] = leaf_find(w.slab, at[i], keys[base + i], &found)
             status[base + i] = KV_OK if found else KV_NOTFOUND
             if found:
                 kv_prefetch(&leaf_recs(at[i])[where[i]])

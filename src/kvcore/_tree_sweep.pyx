@@ -201,12 +201,15 @@ cdef void drop_chain(BTree* t, uint32_t slot) noexcept nogil:
 
 cdef bint load_order_ok(const BtLoader* b, KvSlice key, const KvVersion* versions,
                         uint32_t n) noexcept nogil:
-    """Whether the key is greater than the last one and its versions ascend."""
+    """Whether the key is greater than the last one, and its versions are sound and ascend."""
     cdef size_t m = key.len if key.len < b.last_len else b.last_len
     cdef int c = memcmp(key.ptr, b.last, m)
     cdef uint32_t i
     if c < 0 or (c == 0 and key.len <= b.last_len) or n == 0:
         return False
+    for i in range(n):
+        if (versions[i].create == 0) != (versions[i].version == 0):
+            return False
     for i in range(1, n):
         if versions[i].mod < versions[i - 1].mod or (
                 versions[i].mod == versions[i - 1].mod and versions[i].sub <= versions[i - 1].sub):

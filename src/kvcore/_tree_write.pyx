@@ -15,7 +15,7 @@ there holds at least one key, an inner node two children.
 Thread safety: the tree's lock.  Ownership: the tree owns all blocks.  May not know: compaction.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from kvcore._build cimport (
@@ -24,18 +24,18 @@ from kvcore._build cimport (
 )
 from kvcore._epoch cimport (
     bt_drain_step, discard_node, drop_snapshots, own_path, reserve_dead, retire_node,
-    retire_record, retire_tail,
+    retire_tail,
 )
 from kvcore._native cimport (
     KV_EMPTY_KEY, KV_KEY_MAX_BYTES, KV_KEY_TOO_LARGE, KV_NOMEM, KV_NOTFOUND, KV_OK,
-    KV_REVISION_ORDER, KvMem, KvSlice, KvVersion, kv_assert, kv_likely, kv_load_u64, kv_store_u64,
-    kv_unlikely, kv_verify,
+    KV_REVISION_ORDER, KvMem, KvSlice, KvVersion, kv_assert, kv_load_u64, kv_store_u64,
+    kv_unlikely,
 )
 from kvcore._node cimport (
-    ChainRec, EntryKey, INLINE_MAX, LeafRec, Node, TailBlock, has_ext, inner_children, inner_counts,
-    inner_heap, inner_metas, inner_search, is_alive, is_leaf, is_long, leaf_heap, leaf_metas,
-    leaf_mods, leaf_recs, leaf_search, leaf_version, node_at, node_key, prefetch_node, tail_class,
-    tail_slot_of,
+    ChainRec, EntryKey, INLINE_MAX, LeafRec, Node, TailBlock, has_ext, inner_children,
+    inner_counts, inner_heap, inner_metas, inner_search, is_alive, is_leaf, leaf_heap,
+    leaf_metas, leaf_mods, leaf_recs, leaf_search, leaf_version, node_at, node_key,
+    prefetch_node, tail_class, tail_slot_of,
 )
 from kvcore._slab cimport (
     slab_alloc, slab_at, slab_deinit, slab_free, slab_heap_give, slab_heap_take, slab_init,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log: fixed-size segments of checksummed batches.  Format: docs/log-format.md.
 
-Appends and syncs: one caller at a time (the committer).  Reads by position: any thread, no lock, for
-positions below the end published by the last successful append.
+Appends and syncs: one caller at a time (the committer).  Reads by position: any thread, no lock,
+for positions below the end published by the last successful append.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -84,9 +84,11 @@ cdef uint8_t* wal_stage(Wal* w, uint64_t n) noexcept nogil
 # Grows the staged room to n bytes, keeping what is there; NULL: no memory.
 cdef uint8_t* wal_stage_more(Wal* w, uint64_t n) noexcept nogil
 # Writes the staged payload as one batch; *payload_pos gets the log position of its first byte.
-# KV_OK, KV_TOO_LARGE (does not fit a segment), KV_POISONED, or KV_UNKNOWN_OUTCOME (and the log is poisoned).
-cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count, uint64_t first_index,
-                    uint64_t term, int64_t revision, uint64_t* payload_pos) noexcept nogil
+# KV_OK, KV_TOO_LARGE (does not fit a segment), KV_POISONED, KV_CLOSED, KV_FORKED, or
+# KV_UNKNOWN_OUTCOME (and the log is poisoned).
+cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count,
+                    uint64_t first_index, uint64_t term, int64_t revision,
+                    uint64_t* payload_pos) noexcept nogil
 # Makes everything appended durable.  A failure poisons the log and is never retried.
 cdef int wal_sync(Wal* w) noexcept nogil
 # --- maintenance: any one thread ----------------------------------------------------------------
@@ -97,8 +99,8 @@ cdef bint wal_prepare_step(Wal* w, uint64_t budget_bytes, int* status) noexcept 
 cdef const uint8_t* wal_ptr(const Wal* w, uint64_t pos, uint64_t n) noexcept nogil
 # Copies the n bytes at pos.  KV_OK, KV_IO, KV_CORRUPT (outside the log).
 cdef int wal_read(const Wal* w, uint64_t pos, void* dst, uint64_t n) noexcept nogil
-# The value of a cell, after comparing its CRC and both lengths: a pointer into the mapping when there is
-# one, else into *owned (malloc'ed, the caller frees).  KV_OK, KV_CORRUPT, KV_IO, KV_NOMEM.
+# The value of a cell, after comparing its CRC and both lengths: a pointer into the mapping when
+# there is one, else into *owned (malloc'ed, the caller frees).  KV_OK, KV_CORRUPT, KV_IO, KV_NOMEM.
 cdef int wal_value(const Wal* w, uint64_t pos, uint32_t key_len, uint32_t value_len, KvSlice* value,
                    void** owned) noexcept nogil
 # Writes a cell (CELL_HEAD + key + value bytes) at dst; returns its size.
@@ -133,8 +135,10 @@ cdef class Log:
     cdef object lock                         # DirectoryLock, None in memory mode
     cdef bint recovered
     # Replays every batch from `from_pos` (0: the beginning) and readies the log for appending.
-    cdef int recover(self, uint64_t from_pos, dict expected_segments, wal_replay_fn fn, void* ctx) except -1
-    # After recover: writes the seal the recovery calls for.  `revision` is what the store continues from.
+    cdef int recover(self, uint64_t from_pos, dict expected_segments, wal_replay_fn fn,
+                     void* ctx) except -1
+    # After recover: writes the seal the recovery calls for.  `revision` is what the store
+    # continues from.
     cdef int start(self, int64_t revision, uint64_t next_index, uint64_t term) except -1
     cdef int seal(self, int64_t revision, uint64_t next_index, uint64_t term) except -1
     # Closes files and gives the directory back; does not seal.  Mappings live until deallocation.

@@ -1,32 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log: fixed-size segments of checksummed batches, appended, synced, replayed, read by position.
+"""The log: fixed-size segments of checksummed batches; append, sync, read by position.
 
     staging: | header | payload |  --one write_at-->  segment 3: | h | b | b | b |....zeros....|
     position = seq x segment_bytes + offset                       tail ^           ^ written_upto
     table:   [ seg 1 | seg 2 | seg 3 ]  published by segment_count; old tables stay until the end
 
-Invariants: (one-in-flight) with sync="always" a batch is written only when all before it is durable;
+Invariants: (one-in-flight) with sync="always" a batch is written only when all before is durable;
 (end-is-known) the first batch of a segment names, as durable_upto, where the one before ends;
 (no-collision) blocks below written_upto are never zeroed again, and the appender raises it first;
 (value-proof) bytes returned for a cell agree with its CRC and with the caller's lengths;
 (first-error-stays) after the first failed write or sync nothing is written.
-Thread safety & ownership: appends and syncs by one caller at a time (the committer); wal_prepare_step
-by one other thread; reads by any thread, without a lock, below the end published by the last append.
+Thread safety & ownership: appends and syncs by one caller at a time (the committer);
+wal_prepare_step by one other thread; reads by any thread, without a lock, below the end published
+by the last append.  Locks: spare_lock before zero_lock; neither is held while waiting for the GIL.
 A Log owns its Wal; mappings live until the Log is deallocated, so results may outlive `shut`.
-May not know: what a payload means, who waits for it, indexes, checkpoints.  Format: docs/log-format.md.
+May not know: what a payload means, who waits for it, indexes, checkpoints.
+Format: docs/log-format.md.
 """
 
 import os
 
-cimport cython
 from libc.errno cimport EIO, ENOENT, ENOMEM
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strdup
 
 from kvcore._native cimport (
-    KV_BAD_COMMAND, KV_CLOSED, KV_CORRUPT, KV_FORKED, KV_IO, KV_NEWER_FORMAT, KV_NOMEM, KV_O_CREATE,
+    KV_CLOSED, KV_CORRUPT, KV_FORKED, KV_IO, KV_NOMEM, KV_O_CREATE,
     KV_O_READ, KV_O_WRITE, KV_OK, KV_POISONED, KV_TOO_LARGE, KV_UNKNOWN_OUTCOME, Io, KvIo, KvSlice,
     kv_assert, kv_be16, kv_be32, kv_crc32c, kv_fork_generation, kv_fork_watch, kv_load_int,
     kv_load_u64, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_put_be16,
@@ -230,8 +231,9 @@ cdef uint8_t* wal_stage_more(Wal* w, uint64_t n) noexcept nogil:
     return w.staging + WAL_HEADER_BYTES
 
 
-cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count, uint64_t first_index,
-                    uint64_t term, int64_t revision, uint64_t* payload_pos) noexcept nogil:
+cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count,
+                    uint64_t first_index, uint64_t term, int64_t revision,
+                    uint64_t* payload_pos) noexcept nogil:
     cdef uint64_t need = batch_bytes(payload_len)
     cdef WalSegment* s = _current(w)
     cdef uint64_t off
@@ -481,7 +483,8 @@ cdef class Log:
             raise RuntimeError("a Log is opened once")
         size = int(segment_bytes)
         if not MIN_SEGMENT_BYTES <= size <= MAX_SEGMENT_BYTES or size & (size - 1):
-            raise ValueError(f"segment_bytes must be a power of two from 64 KiB to 1 GiB, got {size}")
+            raise ValueError(
+                f"segment_bytes must be a power of two from 64 KiB to 1 GiB, got {size}")
         self.path = "" if path is None else os.path.abspath(os.fsdecode(path))
         self.io = POSIX_IO if io is None else io
         self.c.in_memory = path is None
@@ -671,7 +674,8 @@ cdef class Log:
         return kv_raise(rc, self._detail(rc))
 
     def _detail(self, rc):
-        return kv_load_int(&self.c.poison_errno) if rc in (KV_POISONED, KV_UNKNOWN_OUTCOME) else None
+        failed = rc == KV_POISONED or rc == KV_UNKNOWN_OUTCOME
+        return kv_load_int(&self.c.poison_errno) if failed else None
 
     cdef int shut(self) except -1:
         cdef uint64_t i

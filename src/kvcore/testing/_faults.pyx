@@ -2,7 +2,7 @@
 """An I/O table that does what the operating system does, writes down every call, and can fail one.
 
     log --KvIo--> RecordingIo --> kv_posix_io
-                      └ entries: open 5 "wal-1.tmp" | write 5 @0 64 B | sync 5 | rename | marker 7 | ...
+                      └ entries: open 5 "wal-1.tmp" | write 5 @0 | sync 5 | rename | marker | ...
 
 Invariants: (in-order) entries stand in the order in which the calls took effect, since one mutex is
 held over call and entry; (as-done) a call that was made to fail is recorded with its errno, and a
@@ -13,7 +13,7 @@ May not know: segments, crashes (faults.py builds those from the entries).
 
 from dataclasses import dataclass
 
-from libc.errno cimport ENOMEM
+from libc.errno cimport ENOSYS
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strdup
@@ -249,7 +249,7 @@ cdef int rec_map(void* ctx, int handle, uint64_t n, void** out) noexcept nogil:
     rc = -_planned(r, MAP, &short_bytes)
     kv_mutex_unlock(&r.lock)
     if rc == 0 and not r.can_map:
-        rc = -38                         # ENOSYS
+        rc = -ENOSYS
     return rc if rc != 0 else kv_posix_io.map(NULL, handle, n, out)
 
 
@@ -262,7 +262,7 @@ cdef int rec_unmap(void* ctx, void* p, uint64_t n) noexcept nogil:
 
 @dataclass(frozen=True)
 class Op:
-    """One recorded call.  `data` is bytes, or an int: that many zeros; `error` is 0 or its errno."""
+    """One recorded call.  `data` is bytes, or an int: so many zeros; `error` is 0 or its errno."""
 
     kind: str
     handle: int = -1

@@ -6,9 +6,9 @@
     sure:  A, B (synced), x->y (directory synced)
     maybe: C, each 512-byte sector of it by itself: kept or not, in any combination
 
-Invariants: (synced-stays) what was synced before the crash is in every image; (nothing-invented) every
-sector of an image is one that some write put there, or zeros, or what was there at the start;
-(names-need-sync_dir) a create, rename or unlink not followed by a sync of its directory may be lost.
+Invariants: (synced-stays) what was synced before the crash is in every image; (nothing-invented)
+every sector of an image is one that some write put there, or zeros, or what was there at the start;
+(names-need-sync_dir) a create, rename or unlink may be lost before its directory is synced.
 A failed sync makes nothing sure, and what it should have made sure stays a maybe for ever.
 Thread safety: none.  May not know: segments, batches, or what the bytes mean.
 """
@@ -97,7 +97,7 @@ class _NameChange:
 
 
 class _Disk:
-    """The state between two calls: live names, durable names, and files with both kinds of bytes."""
+    """The state between two calls: live and durable names, files with both kinds of bytes."""
 
     def __init__(self, root: Path, initial: Path | None) -> None:
         self.root = str(root)

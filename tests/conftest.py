@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stores for tests, Hypothesis profiles, and the counts printed at the end of a session.
+
+Every store made by a factory here is checked (`_check()`) and closed after its test.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+import kvcore
+
+COUNTS: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+hypothesis.settings.register_profile("dev", max_examples=20, deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "ci", deadline=None, print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "soak", hypothesis.settings.get_profile("ci"), max_examples=1_000_000,
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or (
+    "soak" if "KVCORE_SOAK_SECONDS" in os.environ else "ci"))
+
+
+class Stores:
+    """Opens stores and remembers them."""
+
+    def __init__(self) -> None:
+        self.opened: list[kvcore.Store] = []
+
+    def __call__(self, path: str | os.PathLike[str] | None = None, **options: Any) -> kvcore.Store:
+        store = kvcore.open(path, **options)
+        self.opened.append(store)
+        return store
+
+    def finish(self) -> None:
+        """Checks and closes whatever is still open; all are closed even when one is unsound."""
+        broken = []
+        for store in self.opened:
+            if store.closed:
+                continue
+            try:
+                store._check()
+            except AssertionError as error:
+                broken.append(f"{store!r}: {error}")
+            store.close()
+        self.opened.clear()
+        assert not broken, broken
+
+
+@pytest.fixture(autouse=True)
+def opened() -> Iterator[Stores]:
+    """The factory of this test's stores; autouse, so that none escapes its check."""
+    stores = Stores()
+    yield stores
+    stores.finish()
+
+
+@pytest.fixture
+def ram_dir() -> Iterator[Path]:
+    """An empty directory, on a RAM disk where there is one."""
+    base = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    directory = Path(tempfile.mkdtemp(prefix="kvcore-test-", dir=base))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(params=["memory", "durable"])
+def open_store(request: pytest.FixtureRequest, opened: Stores,
+               ram_dir: Path) -> Callable[..., kvcore.Store]:
+    """Opens a store of the kind the test runs for."""
+    if request.param == "memory":
+        return opened
+    number = iter(range(1000))
+
+    def durable(**options: Any) -> kvcore.Store:
+        return opened(ram_dir / f"store{next(number)}", **options)
+
+    return durable
+
+
+@pytest.fixture
+def db(open_store: Callable[..., kvcore.Store]) -> kvcore.Store:
+    """An empty store, in memory and durable."""
+    return open_store()
+
+
+@pytest.fixture(scope="session")
+def counts(pytestconfig: pytest.Config) -> Counter[str]:
+    """Where tests count steps, images and kills."""
+    return pytestconfig.stash[COUNTS]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[COUNTS] = Counter()
+    config.addinivalue_line("filterwarnings", "error")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for name, number in sorted(config.stash[COUNTS].items()):
+        terminalreporter.write_line(f"{name}: {number:,}")
