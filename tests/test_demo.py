@@ -191,7 +191,8 @@ def test_a_failed_check_fails_the_demo(
 
 
 def test_a_child_that_ends_by_itself_fails_the_demo(
-        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path) -> None:
     monkeypatch.setattr(crash, "BEYOND", 0)
     assert main([*SMALL, "--data-dir", str(tmp_path / "s")]) == 1
     assert "it ended by itself with code 0" in capsys.readouterr().out

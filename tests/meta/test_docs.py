@@ -44,8 +44,8 @@ def headings(text: str) -> set[str]:
 
 def listed_commands(text: str) -> dict[str, set[str]]:
     """Sub-command -> options, from the README's table of commands."""
-    return {name: set(re.findall(r"`(--[\w-]+)`", options))
-            for name, options in re.findall(r"^\| `kvcore (\w+)[^`]*` \|[^|]*\|([^|]*)\|", text, re.M)}
+    rows = re.findall(r"^\| `kvcore (\w+)[^`]*` \|[^|]*\|([^|]*)\|", text, re.M)
+    return {name: set(re.findall(r"`(--[\w-]+)`", options)) for name, options in rows}
 
 
 def real_commands(top: argparse.ArgumentParser) -> dict[str, set[str]]:
