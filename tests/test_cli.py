@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import kvcore
 import pytest
+
+import kvcore
 from kvcore.cli import main
 from kvcore.cli.dump import printable
 

@@ -10,8 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import kvcore
 import pytest
+
+import kvcore
 from kvcore.cli import main
 from kvcore.cli.demo import number
 from kvcore.demo import crash, loader, reading, updating

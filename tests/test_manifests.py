@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from kvcore import manifests
 from kvcore.demo.workload import EXAMPLES
 from kvcore.manifests import decode, encode, load, plural

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from kvcore.cli import parser
 
 ROOT = Path(__file__).parents[2]

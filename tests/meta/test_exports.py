@@ -14,8 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import kvcore
 import pytest
+
+import kvcore
 
 SOURCE = Path(__file__).parents[2] / "src" / "kvcore"
 STUBS = sorted(SOURCE.rglob("*.pyi"))

@@ -20,11 +20,74 @@ FUNCTION_MAX = 70
 FILE_MAX = {".py": 500, ".pyx": 700, ".pxd": 400, ".h": 500, ".pyi": 400}
 
 # path -> number of lines over LINE_MAX
-LONG_LINES: dict[str, int] = {}
+LONG_LINES: dict[str, int] = {
+    "bench/bench_btree.py": 4,
+    "bench/bench_open.py": 2,
+    "bench/bench_put.py": 4,
+    "bench/conftest.py": 1,
+    "bench/workload.py": 2,
+    "src/kvcore/_btree.pxd": 3,
+    "src/kvcore/_btree.pyx": 14,
+    "src/kvcore/_build.pxd": 1,
+    "src/kvcore/_build.pyx": 3,
+    "src/kvcore/_checkpoint.pyx": 3,
+    "src/kvcore/_command.pxd": 2,
+    "src/kvcore/_command.pyx": 5,
+    "src/kvcore/_commit.pxd": 1,
+    "src/kvcore/_commit.pyx": 4,
+    "src/kvcore/_directory.py": 1,
+    "src/kvcore/_engine.pyx": 17,
+    "src/kvcore/_epoch.pxd": 2,
+    "src/kvcore/_epoch.pyx": 2,
+    "src/kvcore/_future.pyx": 3,
+    "src/kvcore/_hash.pyx": 4,
+    "src/kvcore/_native.h": 5,
+    "src/kvcore/_node.h": 2,
+    "src/kvcore/_node.pxd": 3,
+    "src/kvcore/_os.h": 5,
+    "src/kvcore/_result.pxd": 1,
+    "src/kvcore/_result.pyx": 1,
+    "src/kvcore/_rows.pyx": 2,
+    "src/kvcore/_segment.pxd": 1,
+    "src/kvcore/_slab.pxd": 1,
+    "src/kvcore/_slab.pyx": 2,
+    "src/kvcore/_state.pxd": 2,
+    "src/kvcore/_state.pyx": 4,
+    "src/kvcore/_tree.pxd": 2,
+    "src/kvcore/_tree_check.pyx": 1,
+    "src/kvcore/_tree_read.pxd": 5,
+    "src/kvcore/_tree_read.pyx": 2,
+    "src/kvcore/_tree_sweep.pxd": 2,
+    "src/kvcore/_tree_sweep.pyx": 4,
+    "src/kvcore/_tree_write.pxd": 4,
+    "src/kvcore/_tree_write.pyx": 10,
+    "src/kvcore/_wal.pyx": 1,
+    "src/kvcore/errors.py": 4,
+    "src/kvcore/store.py": 2,
+    "src/kvcore/testing/_wal_probe.pyx": 1,
+    "tests/model_index.py": 1,
+    "tests/pairs.py": 1,
+    "tests/sigkill_child.py": 1,
+    "tests/test_btree.py": 2,
+    "tests/test_btree_machine.py": 2,
+    "tests/test_crash_images.py": 3,
+    "tests/test_sigkill.py": 2,
+    "tests/test_slab.py": 1,
+    "tests/test_wal_crash.py": 1,
+    "tests/test_wal_engine.py": 1,
+}
 # "path::function" -> lines
 LONG_FUNCTIONS: dict[str, int] = {}
 # path -> lines
-LONG_FILES: dict[str, int] = {}
+LONG_FILES: dict[str, int] = {
+    "src/kvcore/_btree.pyx": 900,
+    "src/kvcore/_command.pyx": 750,
+    "src/kvcore/_engine.pyx": 1150,
+    "src/kvcore/_tree_write.pyx": 800,
+    "tests/models.py": 700,
+    "tests/test_etcd_semantics.py": 600,
+    "tests/test_wal.py": 600,
+}
 
 Finding = tuple[int, str]
 
