@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which B-tree order is fastest for a cluster's keys, and what does MVCC cost beside plain mappings?
 
 Run: pytest bench/bench_btree.py --benchmark-only   (a smoke size; KVCORE_BENCH=real: 1,000,000 keys).
