@@ -422,15 +422,21 @@ class ModelStore:
         """How many keys are alive."""
         return len(self.live(Span(b"\0", b"\0"), self.revision))
 
-    def versions(self) -> int:
-        """How many versions and tombstones a finished compaction leaves."""
-        total = 0
+    def versions(self) -> range:
+        """How many versions and tombstones a finished compaction may leave.
+
+        etcd keeps the least. kvcore also lets an invisible tombstone stand that ends a chain of
+        newer versions: its chains are never rewritten.
+        """
+        least = extra = 0
         for changes in self.history.values():
             old = [c for c in changes if c.mod <= self.compacted]
-            total += len(changes) - len(old)
+            least += len(changes) - len(old)
             if old and (old[-1].value is not None or old[-1].mod == self.compacted):
-                total += 1
-        return total
+                least += 1
+            elif old and len(old) < len(changes):
+                extra += 1
+        return range(least, least + extra + 1)
 
     def hash(self, revision: int = 0) -> HashResult:
         """etcd's HashKV."""

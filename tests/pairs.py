@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store and its model side by side, and Hypothesis strategies for what may be asked of them.
 
-A request is drawn once, as a recipe; `build(recipe, module)` makes the operation for kvcore or for the
-model out of it. `Pair.same` runs one verb on both and compares the answers, or the errors.
+A request is drawn once, as a recipe; `build(recipe, module)` makes the operation for kvcore or for
+the model out of it. `Pair.same` runs one verb on both and compares the answers, or the errors.
 """
 
 from __future__ import annotations
