@@ -5,7 +5,6 @@ Run: pytest bench/bench_btree.py --benchmark-only   (a smoke size; KVCORE_BENCH=
 Times are per round of OPS operations (extra_info "per_op_ns"); extra_info also has depth and bytes per
 key.  The peers hold one int per key and no history; their bytes per key are not measured.
 """
-# SPDX-License-Identifier: Apache-2.0
 
 from __future__ import annotations
 
