@@ -1,10 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which B-tree order is fastest for a cluster's keys, and what does MVCC cost beside plain mappings?
 
 Run: pytest bench/bench_btree.py --benchmark-only   (a smoke size; KVCORE_BENCH=real: 1,000,000 keys).
 Times are per round of OPS operations (extra_info "per_op_ns"); extra_info also has depth and bytes per
 key.  The peers hold one int per key and no history; their bytes per key are not measured.
 """
-# SPDX-License-Identifier: Apache-2.0
 
 from __future__ import annotations
 

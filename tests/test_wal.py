@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kvcore._native import crc32c
 from model_wal import (
     COMMANDS,
     SEAL,
@@ -26,6 +25,7 @@ from model_wal import (
 )
 
 from kvcore import errors
+from kvcore._native import crc32c
 from kvcore._record_log import WriteAheadLog
 from kvcore.testing.faults import RecordingIo
 

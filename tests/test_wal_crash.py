@@ -58,10 +58,14 @@ def record_run(directory: Path, sync: str, seed: int, steps: int) -> tuple[Run, 
             wal.sync()
             durable = len(run.records)
         else:
-            wal.close()
-            durable = len(run.records)
-            run.mark(io, durable)
+            if rng.random() < 0.5:
+                wal.close()
+                durable = len(run.records)
+                run.mark(io, durable)
+            else:
+                wal._abandon()  # a killed process: what it wrote is in the page cache
             wal = WriteAheadLog(directory, sync=sync, io=io, segment_bytes=SEGMENT_BYTES)
+            durable = len(run.records)  # an open makes durable what it shows
         run.mark(io, durable)
     wal._abandon()
     return run, io.ops()

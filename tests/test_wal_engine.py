@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log as the engine uses it: kinds of batches, ceilings, replay from a checkpoint, maintenance."""
+"""The log as the engine uses it: kinds of batches, ceilings, checkpoints, maintenance."""
 
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from pathlib import Path
 
@@ -218,6 +219,25 @@ def test_half_made_spare_is_taken_as_it_is(tmp_path: Path) -> None:
     log = probe(tmp_path / "log")
     assert [b.payload[:1] for b in log.batches] == [b"x", b"y"]
     log.shut()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_child_that_drops_the_log_leaves_the_parents_spare(tmp_path: Path) -> None:
+    holder = [probe(tmp_path / "log", segment_bytes=1 << 20)]
+    holder[0].start()
+    holder[0].append(COMMANDS, b"x" * 600_000, count=1)
+    while holder[0].written_upto < 1 << 20:
+        holder[0].prepare_step(1 << 18)
+    holder[0].prepare_step(1 << 18)
+    child = os.fork()
+    if child == 0:
+        holder.clear()
+        os._exit(0)
+    os.waitpid(child, 0)
+    holder[0].append(COMMANDS, b"y" * 600_000, count=1)
+    holder[0].sync()
+    holder[0].shut()
+    assert len(probe(tmp_path / "log").batches) == 2
 
 
 def test_appends_beside_maintenance_and_readers(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from kvcore._btree cimport (BTree, BtLoader, BtSnapshot, bt_dump, bt_load_begin,
 from kvcore._command cimport KvBuf, buf_free, buf_room
 from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_KEY_MAX_BYTES, KV_NEWER_FORMAT, KV_NOMEM, KV_O_CREATE,
                              KV_O_READ, KV_O_WRITE, KV_OK, KvIo, KvSlice, KvVersion, kv_crc32c)
-from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
+from kvcore._rows cimport rows_clear, rows_free, rows_init, rows_key
 from kvcore._wal cimport CELL_HEAD, Wal
 
 cdef enum:
@@ -326,12 +326,12 @@ cdef int _load_block(BtLoader* b, const KvBuf* buf, uint32_t keys, KvBuf* key,
     cdef const uint8_t* p = buf.p
     cdef const uint8_t* end = buf.p + buf.len
     cdef uint16_t shared, suffix
-    cdef uint32_t n, i
+    cdef uint32_t n, _i
     cdef uint8_t* room
     cdef KvSlice k
     cdef int rc
     key.len = 0
-    for i in range(keys):
+    for _i in range(keys):
         if end - p < 8:
             return KV_CORRUPT
         memcpy(&shared, p, 2)
@@ -386,7 +386,7 @@ cdef int _load_blocks(const KvIo* io, int handle, const CkInfo* info, BTree* tre
                       const char** reason, uint64_t* at) noexcept nogil:
     cdef BtLoader* b = bt_load_begin(tree)
     cdef KvBuf buf, key, versions
-    cdef uint64_t i
+    cdef uint64_t _i
     cdef uint32_t keys = 0
     cdef int rc = KV_OK, end_rc
     if b == NULL:
@@ -395,7 +395,7 @@ cdef int _load_blocks(const KvIo* io, int handle, const CkInfo* info, BTree* tre
     memset(&key, 0, sizeof(KvBuf))
     memset(&versions, 0, sizeof(KvBuf))
     at[0] = CK_HEADER_BYTES
-    for i in range(info.blocks):
+    for _i in range(info.blocks):
         reason[0] = b"checkpoint block does not parse"
         rc = _read_block(io, handle, at, &buf, &keys, reason)
         if rc == KV_OK:

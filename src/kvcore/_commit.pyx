@@ -19,22 +19,21 @@ Locks: qlock, lock, mlock and step_lock are leaves but for step_lock -> role -> 
 another caller's code runs, and the GIL is never taken here.  May not know: Python.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close as posix_close
-from posix.unistd cimport unlink
 from posix.unistd cimport write as posix_write
 
-from kvcore._btree cimport (BtSnapshot, bt_compact_step, bt_drain_step, bt_release, bt_snapshot)
+from kvcore._btree cimport bt_compact_step, bt_drain_step, bt_release, bt_snapshot
 from kvcore._checkpoint cimport CkInfo, ck_begin, ck_end, ck_step
 from kvcore._command cimport Cursor, buf_free
-from kvcore._native cimport (KV_CLOSED, KV_NOMEM, KV_OK, KV_POISONED, KV_UNKNOWN_OUTCOME, KvCond,
-                             KvMutex, kv_add_int, kv_assert, kv_cond_destroy, kv_cond_init,
-                             kv_cond_signal, kv_cond_wait, kv_cond_wait_ns, kv_load_int,
-                             kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock,
-                             kv_store_i64, kv_store_int, kv_thread_join, kv_thread_start)
+from kvcore._native cimport (KV_CLOSED, KV_NOMEM, KV_OK, KV_POISONED, KV_UNKNOWN_OUTCOME,
+                             kv_add_int, kv_cond_destroy, kv_cond_init, kv_cond_signal,
+                             kv_cond_wait, kv_cond_wait_ns, kv_load_int, kv_mutex_init,
+                             kv_mutex_lock, kv_mutex_unlock, kv_store_i64, kv_store_int,
+                             kv_thread_join, kv_thread_start)
 from kvcore._result cimport result_free, result_init
 from kvcore._state cimport state_apply, state_deinit, state_init
 from kvcore._wal cimport (WAL_CEILING, WAL_COMMANDS, Wal, wal_append, wal_prepare_step, wal_stage,

@@ -22,37 +22,35 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strdup
 
-from kvcore._btree cimport (BtSnapshot, BtStats, BtView, bt_check, bt_count, bt_deinit, bt_dump,
-                            bt_find_at, bt_find_many, bt_init, bt_release, bt_snapshot, bt_stats)
+from kvcore._btree cimport (BtSnapshot, BtStats, BtView, bt_check, bt_deinit, bt_dump, bt_find_at,
+                            bt_find_many, bt_init, bt_release, bt_snapshot, bt_stats)
 from kvcore._checkpoint cimport CkInfo, CkSegment, ck_load
 from kvcore._command cimport (FLAG_COUNT_ONLY, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE,
                               FLAG_KEYS_ONLY, FLAG_PREV, ORDER_ASCEND, ORDER_NONE, TARGET_KEY,
-                              Compact, Cursor, Get, KvBuf, Put, Range, RangeCmd, Txn, buf_free,
-                              check_request, check_txn, encode_compact, encode_delete, encode_op,
-                              encode_put, encode_txn, make_sort, make_span)
+                              Cursor, Put, Range, RangeCmd, check_request, check_txn,
+                              encode_compact, encode_delete, encode_op, encode_put, encode_txn,
+                              make_sort, make_span)
 from kvcore._commit cimport (CACHED_SNAPSHOTS, SYNC_ALWAYS, SYNC_INTERVAL, SYNC_OFF, CachedSnapshot,
                              Commit, Request, commit_call, commit_checkpoint, commit_claim,
                              commit_deinit, commit_init, commit_pass_baton,
                              commit_start_maintenance, commit_step, commit_stop_threads,
                              commit_submit, commit_sync, commit_unclaim, commit_wait,
                              commit_wake_maintenance, commit_withdraw, request_drop, request_new)
-from kvcore._future cimport Future, make_future, raise_result, ready_future
+from kvcore._future cimport make_future, raise_result, ready_future
 from kvcore._hash cimport hash_view
-from kvcore._native cimport (KV_CLOSED, KV_COMPACTED, KV_CORRUPT, KV_FUTURE_REV,
-                             KV_NEWER_FORMAT, KV_NOTFOUND, KV_OK, Clock, Io, KvSlice, KvVersion,
-                             kv_cond_signal, kv_cond_wait, kv_fork_generation, kv_fork_watch,
-                             kv_load_i64, kv_load_int, kv_load_u64, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
+from kvcore._native cimport (KV_COMPACTED, KV_CORRUPT, KV_FUTURE_REV, KV_NEWER_FORMAT, KV_NOTFOUND,
+                             KV_OK, Clock, Io, KvSlice, KvVersion, kv_cond_signal, kv_cond_wait,
+                             kv_fork_generation, kv_fork_watch, kv_load_i64, kv_load_int,
+                             kv_load_u64, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
                              kv_plain_mem, kv_prefetch, kv_raise)
-from kvcore._result cimport (KeyValue, KvResult, RangeResult, make_answer, make_kv, make_put,
-                             make_range, result_free, result_init)
-from kvcore._rows cimport KvRows, Rows, rows_clear, rows_free, rows_init, rows_key
+from kvcore._result cimport KvResult, make_answer, make_kv, make_put, result_free, result_init
+from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
 from kvcore._state cimport (KvReader, KvState, state_apply, state_range, state_read_txn,
                             state_reader)
-from kvcore._wal cimport (WAL_CEILING, WAL_COMMANDS, WAL_SEAL, Log, Wal, WalBatch, wal_ptr,
-                          wal_value)
+from kvcore._wal cimport WAL_CEILING, WAL_COMMANDS, WAL_SEAL, Log, WalBatch, wal_ptr, wal_value
 
 from kvcore import _native
-from kvcore.errors import (ClosedError, CorruptError, EmptyKeyError, ForkedError, NewerFormatError,
+from kvcore.errors import (ClosedError, EmptyKeyError, ForkedError, NewerFormatError,
                            OutOfMemoryError)
 
 kv_fork_watch()
@@ -99,7 +97,7 @@ cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
     """One batch of the log, in order, to the state machine."""
     cdef Commit* c = <Commit*>ctx
     cdef Cursor cur
-    cdef uint32_t i
+    cdef uint32_t _i
     cdef int rc
     if b.kind == WAL_CEILING:
         c.ceiling = b.revision
@@ -113,7 +111,7 @@ cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
         cur.p = payload
         cur.end = payload + b.len
         cur.bad = False
-        for i in range(b.count):
+        for _i in range(b.count):
             rc = state_apply(&c.state, &cur, payload, payload_pos, NULL)
             if rc != KV_OK:
                 return rc
@@ -633,7 +631,6 @@ cdef class Engine:
         """
         cdef RangeCmd q
         cdef KvResult res
-        cdef RangeResult found
         memset(&q, 0, sizeof(RangeCmd))
         first, last = make_span(start, end, prefix, True)
         _fill_range(&q, first, last)
@@ -909,7 +906,6 @@ cdef class Engine:
         """Seal the log and free everything; results already returned stay usable. Idempotent."""
         cdef Commit* c = &self.c
         cdef Request control
-        cdef int rc = KV_OK
         if not self.opened:
             return
         if self.fork_generation != kv_fork_generation():

@@ -11,12 +11,11 @@ Cost: a sort of all versions and one read of every value.  Thread safety: reads 
 May not know: the engine.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp
 
 from kvcore._btree cimport BtView, bt_dump
-from kvcore._command cimport KvBuf, buf_free, buf_room
 from kvcore._native cimport (KV_NOMEM, KV_OK, KvSlice, KvVersion, kv_crc32c, kv_put_be64)
 from kvcore._rows cimport KvRows, rows_free, rows_init, rows_key
 from kvcore._wal cimport Wal, wal_value

@@ -29,3 +29,5 @@ cdef int raise_errno(int rc, object what) except -1
 # Removes a file, if it is there, and makes that durable.
 cdef int remove_file(const Wal* w, str path) except -1
 cdef int set_segment_bytes(Wal* w, uint64_t n) noexcept
+# Refuses a directory of a newer format; writes FORMAT into a new one.
+cdef int check_format(Wal* w, str directory) except -1

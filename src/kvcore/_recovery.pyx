@@ -17,12 +17,13 @@ import os
 
 cimport cython
 from libc.errno cimport ENOENT, ENOMEM
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
 from kvcore._native cimport (
-    KV_BAD_COMMAND, KV_CORRUPT, KV_NEWER_FORMAT, KV_OK, kv_raise,
+    KV_BAD_COMMAND, KV_CORRUPT, KV_NEWER_FORMAT, KV_O_CREATE, KV_O_READ, KV_O_WRITE, KV_OK, KvIo,
+    kv_raise,
 )
 from kvcore._segment cimport (
     batch_read, bytes_to_last_nonzero, seg_bytes, seg_close_handle, seg_find_proof, seg_free,
@@ -38,6 +39,7 @@ from kvcore.errors import CorruptError, NewerFormatError, OutOfMemoryError, Stor
 MIN_SEGMENT_BYTES = 64 * 1024
 MAX_SEGMENT_BYTES = 1024 * 1024 * 1024
 DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
+_FORMAT_LINE = b"kvcore 1\n"
 
 # ---- Python face: what open found ----------------------------------------------------------------
 
@@ -292,6 +294,28 @@ cdef class _Recovery:
         return 0
 
 
+cdef int _write_format(Wal* w, path) except -1:
+    cdef bytes name = os.fsencode(path)
+    cdef bytes tmp = name + b".tmp"
+    cdef bytes line = _FORMAT_LINE
+    cdef const KvIo* io = w.io
+    cdef int rc
+    cdef int handle = io.open(io.ctx, tmp, KV_O_WRITE | KV_O_CREATE)
+    if handle < 0:
+        raise_errno(handle, f"cannot create {path}")
+    rc = io.write_at(io.ctx, handle, <const char*>line, len(line), 0)
+    if rc == 0:
+        rc = io.truncate(io.ctx, handle, len(line))
+    if rc == 0:
+        rc = io.sync(io.ctx, handle)
+    io.close(io.ctx, handle)
+    if rc == 0:
+        rc = io.rename(io.ctx, tmp, name)
+    if rc == 0:
+        rc = io.sync_dir(io.ctx, w.directory)
+    return raise_errno(rc, f"cannot write {path}")
+
+
 # ---- C face (with the GIL: an open is rare) --------------------------------------------------
 
 
@@ -330,3 +354,28 @@ cdef RecoveryReport recover_log(Wal* w, str path, uint64_t from_pos, dict expect
         recovery.run(from_pos, expected, fn, ctx)
     w.next_pos = recovery.report.end_position
     return recovery.report
+
+
+cdef int check_format(Wal* w, str directory) except -1:
+    path = os.path.join(directory, "FORMAT")
+    cdef bytes name = os.fsencode(path)
+    cdef char[65] text
+    cdef const KvIo* io = w.io
+    cdef int64_t n
+    cdef int handle = io.open(io.ctx, name, KV_O_READ)
+    if handle == -ENOENT:
+        if _directory.segments(directory):
+            raise CorruptError(path=path, offset=0, reason="FORMAT is missing beside segments")
+        return _write_format(w, path)
+    if handle < 0:
+        raise_errno(handle, f"cannot open {path}")
+    n = io.read_at(io.ctx, handle, text, 64, 0)
+    io.close(io.ctx, handle)
+    if n < 0:
+        raise_errno(<int>n, f"cannot read {path}")
+    line = text[:n].split()
+    if len(line) != 2 or line[0] != b"kvcore" or not line[1].isdigit():
+        raise CorruptError(path=path, offset=0, reason="not a kvcore FORMAT file")
+    if int(line[1]) > 1:
+        raise NewerFormatError(f"{NewerFormatError.message} ({path}: {int(line[1])})")
+    return 0

@@ -24,7 +24,7 @@ class KeyValue:
 
 @final
 class RangeResult(Sequence[KeyValue]):
-    count: int
+    count: int  # type: ignore[assignment]  # a number here, as the answer has it
     more: bool
     revision: int
     @overload

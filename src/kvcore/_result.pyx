@@ -354,7 +354,7 @@ cdef object _answer(KvResult* r, uint32_t* i, Rows rows, Log log):
         txn = TxnResult.__new__(TxnResult)
         txn.revision = a.revision
         txn.succeeded = a.succeeded
-        txn.responses = [_answer(r, i, rows, log) for k in range(a.children)]
+        txn.responses = [_answer(r, i, rows, log) for _ in range(a.children)]
         return txn
     return a.revision                    # COMPACT
 

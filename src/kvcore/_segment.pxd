@@ -43,7 +43,7 @@ cdef inline uint64_t batch_bytes(uint64_t payload_len) noexcept nogil:
 # Walks valid batches from walk.off to `upto` at most; fn may be NULL.  KV_OK, or what fn returned.
 cdef int seg_walk(const WalSegment* s, const uint8_t* base, uint32_t shift, uint64_t upto,
                   wal_replay_fn fn, void* ctx, SegWalk* walk) noexcept nogil
-# Offset of a valid batch behind `off` that says everything up to more than `off` was synced; 0: none.
+# Offset of a valid batch behind `off` that says more than all up to `off` was synced; 0: none.
 cdef uint64_t seg_find_proof(const WalSegment* s, const uint8_t* base, uint32_t shift, uint64_t off,
                              uint64_t* durable_upto) noexcept nogil
 # Whether anything looks like a batch of segment `seq`, for a file whose nonce cannot be known.

@@ -22,8 +22,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from kvcore._btree cimport (BTree, BtFilter, BtView, bt_compact, bt_count, bt_deinit, bt_delete,
-                            bt_find, bt_find_at, bt_init, bt_put, bt_scan, bt_view)
+from kvcore._btree cimport (BtFilter, BtView, bt_compact, bt_count, bt_deinit, bt_delete, bt_find,
+                            bt_find_at, bt_init, bt_put, bt_scan, bt_view)
 from kvcore._command cimport (CMD_COMPACT, CMD_DELETE, CMD_PUT, CMD_RANGE, CMD_TXN, CMP_CREATE,
                               CMP_EQUAL, CMP_GREATER, CMP_LEASE, CMP_LESS, CMP_MOD, CMP_VALUE,
                               CMP_VERSION, FLAG_COUNT_ONLY, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE,
@@ -503,7 +503,7 @@ cdef int _plan_txn(KvState* s, Cursor* c, KvBuf* verdicts, KvResult* out, int de
     """Decides every compare on the way and checks the chosen path; verdicts in the order met."""
     cdef CompareCmd cmp
     cdef bint verdict = True, holds = False
-    cdef uint32_t i, n
+    cdef uint32_t _i, n
     cdef uint8_t* room = buf_room(verdicts, 1)
     cdef int rc
     if room == NULL:
@@ -512,7 +512,7 @@ cdef int _plan_txn(KvState* s, Cursor* c, KvBuf* verdicts, KvResult* out, int de
         return KV_BAD_COMMAND
     verdicts.len += 1
     n = mp_array(c)
-    for i in range(n):
+    for _i in range(n):
         decode_compare(c, &cmp)
         if c.bad:
             return KV_BAD_COMMAND
@@ -525,7 +525,7 @@ cdef int _plan_txn(KvState* s, Cursor* c, KvBuf* verdicts, KvResult* out, int de
     if not verdict:
         mp_skip(c)
     n = mp_array(c)
-    for i in range(n):
+    for _i in range(n):
         rc = _plan_op(s, c, verdicts, out, depth)
         if rc != KV_OK:
             return rc
@@ -557,7 +557,7 @@ cdef int _run_op(KvState* s, Change* ch, Cursor* c, const uint8_t** verdict,
 cdef int _run_txn(KvState* s, Change* ch, Cursor* c, const uint8_t** verdict,
                   KvResult* out) noexcept nogil:
     cdef bint taken = verdict[0][0]
-    cdef uint32_t i, n
+    cdef uint32_t _i, n
     cdef int64_t at = 0
     cdef int rc = KV_OK
     verdict[0] += 1
@@ -569,7 +569,7 @@ cdef int _run_txn(KvState* s, Change* ch, Cursor* c, const uint8_t** verdict,
     if not taken:
         mp_skip(c)
     n = mp_array(c)
-    for i in range(n):
+    for _i in range(n):
         rc = _run_op(s, ch, c, verdict, out)
         if rc != KV_OK:
             return rc

@@ -20,20 +20,21 @@ Format: docs/log-format.md.
 
 import os
 
-from libc.errno cimport EIO, ENOENT, ENOMEM
+cimport cython
+from libc.errno cimport EIO, ENOMEM
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strdup
 
 from kvcore._native cimport (
-    KV_CLOSED, KV_CORRUPT, KV_FORKED, KV_IO, KV_NOMEM, KV_O_CREATE,
-    KV_O_READ, KV_O_WRITE, KV_OK, KV_POISONED, KV_TOO_LARGE, KV_UNKNOWN_OUTCOME, Io, KvIo, KvSlice,
+    KV_CLOSED, KV_CORRUPT, KV_FORKED, KV_IO, KV_NOMEM,
+    KV_O_WRITE, KV_OK, KV_POISONED, KV_TOO_LARGE, KV_UNKNOWN_OUTCOME, Io, KvSlice,
     kv_assert, kv_be16, kv_be32, kv_crc32c, kv_fork_generation, kv_fork_watch, kv_load_int,
     kv_load_u64, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_put_be16,
     kv_put_be32, kv_raise, kv_store_int, kv_store_u64, kv_unlikely,
 )
-from kvcore._recovery cimport raise_errno, recover_log, remove_file, set_segment_bytes
+from kvcore._recovery cimport check_format, raise_errno, recover_log, remove_file, set_segment_bytes
 from kvcore._segment cimport (
     batch_bytes, batch_write, seg_close_handle, seg_complete, seg_create, seg_create_memory,
     seg_free, seg_zero, table_free, table_push,
@@ -42,7 +43,6 @@ from kvcore._segment cimport (
 from kvcore import _directory
 from kvcore._native import POSIX_IO
 from kvcore._recovery import DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES
-from kvcore.errors import CorruptError, NewerFormatError
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** out, size_t alignment, size_t n)
@@ -53,8 +53,6 @@ cdef enum:
     CHUNK_BYTES = 256 * 1024         # zeroed under one hold of a lock
     PATH_BYTES = 4096
     SPARE_SYNC_BYTES = 4 * 1024 * 1024
-
-_FORMAT_LINE = b"kvcore 1\n"
 
 kv_fork_watch()
 
@@ -110,7 +108,8 @@ cdef void _spare_drop(Wal* w) noexcept nogil:
     # REQUIRES: spare_lock
     cdef char[PATH_BYTES] tmp
     if w.spare != NULL:
-        if not w.spare_ready:
+        # in a child of fork the file is the parent's, who goes on with it
+        if not w.spare_ready and w.fork_generation == kv_fork_generation():
             _segment_name(w, w.spare.seq, True, tmp)
             w.io.unlink(w.io.ctx, tmp)
         seg_free(w.io, w.spare, w.in_memory)
@@ -119,7 +118,8 @@ cdef void _spare_drop(Wal* w) noexcept nogil:
 
 
 cdef int _next_segment(Wal* w, uint64_t seq, WalSegment** out) noexcept nogil:
-    # The spare as far as it got, or a new file whose blocks are only reserved.  REQUIRES: spare_lock
+    # The spare as far as it got, or a new file whose blocks are only reserved.
+    # REQUIRES: spare_lock
     cdef int rc = 0
     if w.in_memory:
         out[0] = seg_create_memory(seq, w.segment_bytes)
@@ -138,18 +138,9 @@ cdef int _next_segment(Wal* w, uint64_t seq, WalSegment** out) noexcept nogil:
     return rc
 
 
-cdef int _roll(Wal* w, uint64_t seq) noexcept nogil:
-    # Makes segment `seq` the current one.  REQUIRES: everything before it is durable.
-    # spare_lock covers taking the spare and making it current: in between, the maintenance thread
-    # would see neither and begin a second file of the same number.
-    cdef int rc
-    kv_mutex_lock(&w.spare_lock)
-    rc = _roll_locked(w, seq)
-    kv_mutex_unlock(&w.spare_lock)
-    return rc
-
-
 cdef int _roll_locked(Wal* w, uint64_t seq) noexcept nogil:
+    # REQUIRES: spare_lock, all the way: between taking the spare and publishing it as the current
+    # segment, maintenance would begin another file for the same number.
     cdef WalSegment* last = _current(w)
     cdef WalSegment* s = NULL
     cdef int rc = _next_segment(w, seq, &s)
@@ -161,12 +152,21 @@ cdef int _roll_locked(Wal* w, uint64_t seq) noexcept nogil:
         if not w.in_memory:
             seg_close_handle(w.io, last)
     rc = table_push(w, s)
+    if rc == 0:
+        kv_store_u64(&w.next_pos, (seq << w.segment_shift) + WAL_HEADER_BYTES)
     kv_mutex_unlock(&w.zero_lock)
     if rc != 0:
         seg_free(w.io, s, w.in_memory)
-        return rc
-    kv_store_u64(&w.next_pos, (seq << w.segment_shift) + WAL_HEADER_BYTES)
-    return 0
+    return rc
+
+
+cdef int _roll(Wal* w, uint64_t seq) noexcept nogil:
+    # Makes segment `seq` the current one.  REQUIRES: everything before it is durable.
+    cdef int rc
+    kv_mutex_lock(&w.spare_lock)
+    rc = _roll_locked(w, seq)
+    kv_mutex_unlock(&w.spare_lock)
+    return rc
 
 
 # ---- private helpers: state ----------------------------------------------------------------------
@@ -324,12 +324,13 @@ cdef int _zero_ahead(Wal* w, uint64_t* budget, bint* more) noexcept nogil:
 
 cdef int _spare_step(Wal* w, uint64_t* budget, bint* more) noexcept nogil:
     # One chunk of the next segment; begun when the tail is past the middle of the current one.
-    cdef WalSegment* s = _current(w)
-    cdef uint64_t tail = kv_load_u64(&w.next_pos) - (s.seq << w.segment_shift)
-    cdef uint64_t upto
+    cdef WalSegment* s
+    cdef uint64_t upto, tail
     cdef int rc = 0
     kv_mutex_lock(&w.spare_lock)
-    if w.spare_ready or s != _current(w) or (w.spare == NULL and tail < w.segment_bytes // 2):
+    s = _current(w)
+    tail = kv_load_u64(&w.next_pos) - (s.seq << w.segment_shift)
+    if not w.accepting or w.spare_ready or (w.spare == NULL and tail < w.segment_bytes // 2):
         more[0] = False
     elif w.spare == NULL:
         more[0] = True
@@ -466,6 +467,7 @@ cdef uint64_t cell_read(const uint8_t* p, uint64_t n, KvSlice* key, KvSlice* val
 # ---- Python face: the log's owner ----------------------------------------------------------------
 
 
+@cython.no_gc_clear                      # the I/O table must live until __dealloc__ has unmapped
 cdef class Log:
     """The segments of one directory, or of memory: holds the lock, opens, replays, shuts.
 
@@ -503,8 +505,7 @@ cdef class Log:
     def __dealloc__(self):
         cdef Wal* w = &self.c
         if w.io != NULL:
-            if w.fork_generation == kv_fork_generation():
-                _spare_drop(w)           # in a forked child the file is the parent's
+            _spare_drop(w)
             table_free(w)
         free(w.staging)
         free(w.directory)
@@ -535,57 +536,12 @@ cdef class Log:
                 rc = self.c.io.sync_dir(self.c.io.ctx, <const char*>parent)
                 if rc != 0:
                     raise_errno(rc, "sync of the parent directory")
-            self._check_format()
+            check_format(&self.c, self.path)
             for path in _directory.unfinished(self.path):
                 remove_file(&self.c, path)
         except BaseException:
             self.lock.release()
             raise
-
-    def _check_format(self):
-        path = os.path.join(self.path, "FORMAT")
-        cdef bytes name = os.fsencode(path)
-        cdef char[65] text
-        cdef const KvIo* io = self.c.io
-        cdef int64_t n
-        cdef int handle = io.open(io.ctx, name, KV_O_READ)
-        if handle == -ENOENT:
-            if _directory.segments(self.path):
-                raise CorruptError(path=path, offset=0, reason="FORMAT is missing beside segments")
-            return self._write_format(path)
-        if handle < 0:
-            raise_errno(handle, f"cannot open {path}")
-        n = io.read_at(io.ctx, handle, text, 64, 0)
-        io.close(io.ctx, handle)
-        if n < 0:
-            raise_errno(<int>n, f"cannot read {path}")
-        line = text[:n].split()
-        if len(line) != 2 or line[0] != b"kvcore" or not line[1].isdigit():
-            raise CorruptError(path=path, offset=0, reason="not a kvcore FORMAT file")
-        if int(line[1]) > 1:
-            raise NewerFormatError(f"{NewerFormatError.message} ({path}: {int(line[1])})")
-
-    def _write_format(self, path):
-        cdef bytes name = os.fsencode(path)
-        cdef bytes tmp = name + b".tmp"
-        cdef bytes line = _FORMAT_LINE
-        cdef const KvIo* io = self.c.io
-        cdef int rc
-        cdef int handle = io.open(io.ctx, tmp, KV_O_WRITE | KV_O_CREATE)
-        if handle < 0:
-            raise_errno(handle, f"cannot create {path}")
-        rc = io.write_at(io.ctx, handle, <const char*>line, len(line), 0)
-        if rc == 0:
-            rc = io.truncate(io.ctx, handle, len(line))
-        if rc == 0:
-            rc = io.sync(io.ctx, handle)
-        io.close(io.ctx, handle)
-        if rc == 0:
-            rc = io.rename(io.ctx, tmp, name)
-        if rc == 0:
-            rc = io.sync_dir(io.ctx, self.c.directory)
-        if rc != 0:
-            raise_errno(rc, f"cannot write {path}")
 
     cdef int _usable(self) except -1:
         if self.fork_generation != kv_fork_generation():

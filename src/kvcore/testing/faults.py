@@ -214,7 +214,8 @@ class CrashImages:
                 choices.append(_Choice(everything, names))
             if len(changes) > 1:
                 for change in changes[:bound]:
-                    rest = {c: None for c in changes if c is not change}
+                    rest = dict[_Change, set[int] | None].fromkeys(
+                        c for c in changes if c is not change)
                     choices.append(_Choice(rest, names))
             torn = [(c, n) for c in changes for n in range(1, len(list(c.sectors())))]
             for change, count in torn[:bound]:

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job at a tiny size: it succeeds, it says what it measured, and its checks can fail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kvcore
+from kvcore.cli import main
+from kvcore.cli.demo import number
+from kvcore.demo import crash, loader, reading, updating
+from kvcore.demo.creating import create_op
+from kvcore.demo.measure import Report, Samples
+from kvcore.demo.run import filesystem
+from kvcore.demo.workload import MIX, Workload, build
+from kvcore.manifests import decode, encode
+
+SMALL = ["demo", "--objects", "400", "--seconds", "0.2"]
+
+
+# --- the workload ---------------------------------------------------------------------------------
+
+def test_objects_are_whole_and_their_keys_distinct() -> None:
+    workload, found = build([], nodes=20, namespaces=7)
+    keys = set()
+    for index in range(5000):
+        key, value = workload.item(index)
+        obj = decode(value)
+        assert encode(obj) == value
+        parts = key.decode().split("/")
+        assert obj["metadata"]["name"] == parts[-1]
+        assert obj["metadata"].get("namespace") in {None, parts[-2]}
+        assert workload.key(index) == key
+        keys.add(key)
+    assert len(keys) == 5000 and found.problems == []
+    uids = {decode(workload.item(index)[1])["metadata"]["uid"] for index in range(1000)}
+    assert len(uids) == 1000
+
+
+def test_the_mix_is_exact() -> None:
+    workload, _ = build([], nodes=20)
+    assert sum(MIX.values()) == 100
+    count = Counter(workload.resource(index) for index in range(10_000))
+    assert count["pods"] == 5500 and count["nodes"] == 20 and count["leases"] == 280
+    prefixes = Counter(workload.key(index).startswith(workload.pods_prefix)
+                       for index in range(10_000))
+    assert prefixes[True] == 5500
+
+
+def test_objects_are_the_same_everywhere_but_for_seed_and_turn() -> None:
+    one, _ = build([])
+    two, _ = build([])
+    other, _ = build([], seed=2)
+    assert [one.item(i, 3) for i in range(200)] == [two.item(i, 3) for i in range(200)]
+    assert one.key(5) != other.key(5)
+    assert one.item(5, 1)[0] == one.item(5, 2)[0] and one.item(5, 1)[1] != one.item(5, 2)[1]
+    pods = [i for i in range(300) if one.resource(i) == "pods"]
+    for index in pods:
+        assert one.key(index).split(b"/")[3] == one.pod_namespace(index)
+    assert all(one.pod_namespace(i) is None for i in range(300) if i not in pods)
+
+
+def test_kinds_without_a_manifest_come_from_the_examples(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {note: 'of 100 %'}\n"
+                    "---\nkind: [\n")
+    workload, found = build([str(path)])
+    assert len(found.problems) == 1
+    for index in range(200):
+        obj: Any = decode(workload.item(index)[1])
+        if workload.resource(index) == "pods":
+            assert obj["spec"]["note"] == "of 100 %"
+
+
+def test_large_manifests_are_rare_and_too_large_ones_refused(tmp_path: Path) -> None:
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\ndata: {a: %s}\n---\n"
+    path = tmp_path / "a.yaml"
+    path.write_text(text % ("s", "x") + text % ("l", "x" * 300_000) + text % ("h", "x" * 1_100_000))
+    workload, found = build([str(path)])
+    assert ["larger than a store takes" in p.reason for p in found.problems] == [True]
+    sizes = [len(workload.item(i)[1]) for i in range(20_000)
+             if workload.resource(i) == "configmaps"]
+    assert sum(sizes) / len(sizes) < 3000
+
+
+# --- the parts ------------------------------------------------------------------------------------
+
+def test_quantiles() -> None:
+    samples = Samples()
+    for value in range(1, 101):
+        samples.add(value)
+    assert [samples.quantile(q) for q in (0.0, 0.01, 0.5, 0.99, 1.0)] == [1, 1, 50, 99, 100]
+    report = Report()
+    report.time("empty", "us", Samples())
+    report.time("some", "us", samples, "p99 1 s")
+    assert [f.name for f in report.figures] == ["some"] and report.ok
+    report.equal("sum", 1, 2)
+    assert not report.ok and report.checks[0].detail == "found 1, expected 2"
+
+
+def test_numbers() -> None:
+    assert [number(v) for v in (None, 0.0, 4.0, 0.12345, 47.26, 123.4, 12345.6)] == [
+        "", "0", "4", "0.123", "47.3", "123", "12,346"]
+
+
+def test_filesystem(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/a / ext4 rw 0 0\n/dev/b {tmp_path} xfs rw 0 0\nshort\n")
+    assert filesystem(str(tmp_path), str(mounts)) == "xfs"
+    assert filesystem("/", str(mounts)) == "ext4"
+    assert filesystem("/", str(tmp_path / "gone")) == ""
+
+
+def test_the_child_acknowledges_what_it_wrote(tmp_path: Path) -> None:
+    job = {"path": str(tmp_path / "s"), "manifests": [], "seed": 1, "nodes": 10, "namespaces": 5,
+           "order": 32, "first": 100, "last": 700}
+    child = subprocess.run([sys.executable, "-m", loader.__name__, json.dumps(job)],
+                           stdout=subprocess.PIPE, check=True)
+    lines = [line.split() for line in child.stdout.splitlines()]
+    assert [int(index) for index, _ in lines] == list(range(100, 700))
+    workload, _ = build([], nodes=10, namespaces=5)
+    with kvcore.open(tmp_path / "s") as db:
+        for index, revision in lines:
+            kv = db.get(workload.key(int(index)))
+            assert kv is not None and kv.mod_revision == int(revision)
+
+
+def test_create_is_put_if_absent() -> None:
+    with kvcore.open() as db:
+        assert db.submit(create_op(b"k", b"1")).result().succeeded
+        assert not db.submit(create_op(b"k", b"2")).result().succeeded
+        kv = db.get(b"k")
+        assert kv is not None and kv.value == b"1"
+
+
+# --- the whole ------------------------------------------------------------------------------------
+
+def test_the_demo_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main([*SMALL, "--json", "--data-dir", str(tmp_path / "s")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is True and report["setting"]["objects"] == 400
+    assert all(check["ok"] for check in report["checks"]) and len(report["checks"]) >= 20
+    figures = {figure["name"]: figure for figure in report["figures"]}
+    assert {"12,000/s", "p99 140 ms", "47 ms", "68 ms", "~4"} <= {
+        figure["article"] for figure in figures.values()}
+    one = figures["create, one caller, durable"]
+    assert 0 < one["low"] <= one["median"] <= one["high"] <= one["p99"]
+    assert main(["check", str(tmp_path / "s")]) == 0
+
+
+def test_the_demo_as_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path,
+                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    manifest = tmp_path / "m.yaml"
+    manifest.write_text("kind: Nothing\n")
+    assert main([*SMALL, "--manifests", str(manifest)]) == 0
+    captured = capsys.readouterr()
+    assert "checks held; 1 document could not be used." in captured.out
+    assert f"manifest not used: {manifest}:1: has no apiVersion" in captured.err
+    assert [p.name for p in tmp_path.iterdir()] == ["m.yaml"]
+
+
+def _wrong_value(workload: Workload, index: int, turn: int = 0) -> tuple[bytes, bytes]:
+    return workload.key(index), b"another value"
+
+
+def _lost(*_: Any) -> tuple[dict[int, int], str]:
+    return {400: 10**6}, ""
+
+
+@pytest.mark.parametrize(("module", "attribute", "substitute", "check"), [
+    (reading, "_belongs", lambda *_: False, "pages out of order"),
+    (updating, "_differs", lambda *_: True, "updated objects read with another value"),
+    (crash, "_load_and_kill", _lost, "acknowledged writes lost"),
+    (crash, "_load_and_kill", lambda *_: ({}, "it said too little"), "the child was killed"),
+    (kvcore.Store, "check", lambda *_: ["damage"], "problems found by check()"),
+])
+def test_a_failed_check_fails_the_demo(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+        module: object, attribute: str, substitute: object, check: str) -> None:
+    monkeypatch.setattr(module, attribute, substitute)
+    assert main([*SMALL, "--data-dir", str(tmp_path / "s")]) == 1
+    out = capsys.readouterr().out
+    assert "CHECK FAILED" in out and check in out
+
+
+def test_a_child_that_ends_by_itself_fails_the_demo(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path) -> None:
+    monkeypatch.setattr(crash, "BEYOND", 0)
+    assert main([*SMALL, "--data-dir", str(tmp_path / "s")]) == 1
+    assert "it ended by itself with code 0" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_refused_early(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["demo", "--objects", str(10**15), "--data-dir", str(tmp_path / "s")]) == 3
+    assert "MiB are needed" in capsys.readouterr().err
+
+
+def test_get_many_values_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    workload, _ = build([])
+    monkeypatch.setattr(Workload, "item", _wrong_value)
+    report = Report()
+    with kvcore.open() as db:
+        db.put(workload.key(3), b"what was written")
+
+        class Quiet:
+            def phase(self, title: str, total: int) -> Any:
+                return _NoBar()
+
+        reading._gets(db, workload, [3, 4], report, Quiet())
+    assert report.checks[0].detail == "found 2, expected 0"
+
+
+class _NoBar:
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def advance(self, count: int) -> None:
+        """Nothing is shown."""
