@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that test_sigkill.py kills: eight writers, compaction and checkpoints, and a line per
-acknowledgement: `thread seq revision`. What a writer does at each seq is `step()` below, so that the parent
-can follow."""
+"""A child to be killed: eight writers, compaction and checkpoints, acknowledgements down a pipe.
+
+    python sigkill_child.py DIRECTORY GENERATION SYNC
+
+Each line on stdout is an acknowledgement, written with one write(2) behind the answer:
+
+    open REVISION                          the store is open at this revision
+    put THREAD SEQ REVISION                key t<THREAD>/<SEQ % 40> has the value of SEQ
+    delete THREAD SEQ REVISION             ... is deleted
+    txn THREAD SEQ REVISION                x<THREAD>/a and x<THREAD>/b both have the value of SEQ
+    compact - - REVISION
+"""
 
 from __future__ import annotations
 
@@ -9,56 +18,59 @@ import os
 import sys
 import threading
 
-WRITERS = 8
-OPTIONS = {"segment_bytes": 1 << 20, "max_request_bytes": 1 << 16, "replay_target": 0.002}
+import kvcore
+from kvcore import Compare, Put
+
+THREADS = 8
+KEYS = 40
 
 
-def step(run: int, thread: int, seq: int) -> dict[bytes, bytes | None]:
-    """The changes of one request: key to value, None: deleted. All of them or none."""
-    name = b"/t/%d/%%s" % thread
-    value = b"%d.%d:" % (run, seq) + b"x" * (seq * 37 % 400)
-    kind = seq % 5
-    if kind < 3:
-        return {name % (b"%d" % (seq % 7)): value}
-    if kind == 3:
-        return {name % b"x": value, name % b"y": value}
-    return {name % (b"%d" % (seq // 5 % 7)): None}
+def value(generation: int, thread: int, seq: int) -> bytes:
+    """Unique, and of varying length."""
+    return b"%d/%d/%d/" % (generation, thread, seq) + b"x" * (seq * 37 % 600)
 
 
-def write(db: object, run: int, thread: int) -> None:
-    """Requests for ever, each acknowledged by a line once it returned."""
-    import kvcore
+def key(thread: int, seq: int) -> bytes:
+    return b"t%d/%02d" % (thread, seq % KEYS)
 
-    assert isinstance(db, kvcore.Store)
+
+def tell(what: str, thread: object, seq: object, revision: int) -> None:
+    os.write(1, f"{what} {thread} {seq} {revision}\n".encode())
+
+
+def write(db: kvcore.Store, generation: int, thread: int) -> None:
+    """Puts, deletes and transactions of one thread, each acknowledged before the next."""
     seq = 0
     while True:
-        changes = step(run, thread, seq)
-        if len(changes) == 2:
-            revision = db.txn([], [kvcore.Put(k, v or b"") for k, v in changes.items()]).revision
-        else:
-            ((key, value),) = changes.items()
-            if value is None:
-                done = db.delete(key)
-                revision = done.revision if done.deleted else 0
-            else:
-                revision = db.put(key, value).revision
-        os.write(1, b"%d %d %d\n" % (thread, seq, revision))
         seq += 1
+        data = value(generation, thread, seq)
+        if seq % 9 == 0:
+            tell("delete", thread, seq, db.delete(key(thread, seq)).revision)
+        elif seq % 5 == 0:
+            pair = [Put(b"x%d/a" % thread, data), Put(b"x%d/b" % thread, data)]
+            done = db.txn([Compare.version(b"never") == 0], pair, [Put(b"wrong")])
+            tell("txn", thread, seq, done.revision)
+        else:
+            tell("put", thread, seq, db.put(key(thread, seq), data).revision)
 
 
 def main() -> None:
-    """Arguments: directory, number of the run."""
-    import kvcore
-
-    db = kvcore.open(sys.argv[1], **OPTIONS)
-    run = int(sys.argv[2])
-    for thread in range(WRITERS):
-        threading.Thread(target=write, args=(db, run, thread), daemon=True).start()
+    directory, generation, sync = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    db = kvcore.open(directory, sync=sync, segment_bytes=65536, max_request_bytes=16384,
+                     order=8, replay_target=0.0005)
+    os.write(1, b"open - - %d\n" % db.revision)
+    for thread in range(THREADS):
+        threading.Thread(target=write, args=(db, generation, thread), daemon=True).start()
+    last = db.revision
     while True:
-        target = db.revision - 100
-        if target > db.compact_revision:
-            db.compact(target, physical=True)
-        db.checkpoint()
+        if db.revision > last + 200:
+            last = db.revision
+            db.compact(last - 100)
+            tell("compact", "-", "-", last - 100)
+            if last % 3 == 0:
+                db.checkpoint()
+        else:
+            db.step()
 
 
 if __name__ == "__main__":

@@ -1,94 +1,146 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real processes killed with SIGKILL: every acknowledged change is there, others whole or absent.
+"""Real processes, really killed: what was acknowledged is there, the rest is whole or absent.
 
-A directory lives through many kills; what was recovered after one is where the next child begins. The parent kills
-after a random number of acknowledgements, so that no clock decides.
+A directory lives through many kills. Behind each, the parent reopens it and compares it with the
+acknowledgements it read from the child's pipe; then the next child goes on where this one died.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sigkill_child import OPTIONS, WRITERS, step
+import sigkill_child
 
 import kvcore
 
-CHILD = Path(__file__).with_name("sigkill_child.py")
-DIRECTORIES, KILLS = 4, 25
+CHILD = Path(sigkill_child.__file__)
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+KILLS = int(os.environ.get("KVCORE_KILLS", "100"))
+DIRECTORIES = 4
 
 
-def killed_run(directory: Path, run: int, after: int) -> list[tuple[int, int, int]]:
-    """Runs a child and kills it behind `after` acknowledgements; all it wrote: (thread, seq, revision)."""
-    child = subprocess.Popen([sys.executable, str(CHILD), str(directory), str(run)],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert child.stdout is not None and child.stderr is not None
-    lines = []
-    for line in child.stdout:
-        lines.append(line)
-        if len(lines) == after:
-            child.kill()
-    errors = child.stderr.read()
-    child.stdout.close()
-    child.stderr.close()
-    assert child.wait() == -9, errors.decode()
-    numbers = [tuple(map(int, line.split())) for line in lines if line.endswith(b"\n")]
-    return [(thread, seq, revision) for thread, seq, revision in numbers]
+class Ack:
+    """One acknowledgement."""
+
+    def __init__(self, line: bytes) -> None:
+        what, thread, seq, revision = line.split()
+        self.what = what.decode()
+        self.thread = int(thread) if thread != b"-" else -1
+        self.seq = int(seq) if seq != b"-" else -1
+        self.revision = int(revision)
 
 
-def apply(state: dict[bytes, bytes], changes: dict[bytes, bytes | None]) -> dict[bytes, bytes]:
-    """The state after a request's changes."""
-    new = dict(state)
-    for key, value in changes.items():
-        if value is None:
-            new.pop(key, None)
-        else:
-            new[key] = value
-    return new
+class Killed:
+    """What one child said before it died."""
+
+    def __init__(self, directory: Path, generation: int, sync: str, acks_wanted: int) -> None:
+        self.generation = generation
+        command = [sys.executable, str(CHILD), str(directory), str(generation), sync]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, env=ENV)
+        assert child.stdout is not None
+        data = b""
+        while data.count(b"\n") < acks_wanted:
+            more = os.read(child.stdout.fileno(), 65536)
+            assert more, f"the child ended by itself, {child.wait()}"
+            data += more
+        child.send_signal(signal.SIGKILL)
+        data += child.stdout.read()
+        child.stdout.close()
+        assert child.wait() == -signal.SIGKILL
+        assert data.endswith(b"\n")  # one write(2) a line: none is torn
+        self.acks = [Ack(line) for line in data.splitlines()]
+
+    def value(self, ack: Ack) -> bytes:
+        return sigkill_child.value(self.generation, ack.thread, ack.seq)
+
+    def by_thread(self, *kinds: str) -> Iterator[list[Ack]]:
+        """Each thread's acknowledgements of these kinds, in its order."""
+        for thread in range(sigkill_child.THREADS):
+            yield [a for a in self.acks if a.thread == thread and a.what in kinds]
 
 
-def check_thread(db: kvcore.Store, run: int, thread: int, before: dict[bytes, bytes],
-                 acks: list[tuple[int, int]]) -> dict[bytes, bytes]:
-    """One writer's keys: as after its last acknowledged request, or as after the one behind it."""
-    state = before
-    written_at: dict[bytes, int] = {}
-    for seq, revision in acks:
-        changes = step(run, thread, seq)
-        state = apply(state, changes)
-        written_at.update(dict.fromkeys(changes, revision))
-    unacknowledged = step(run, thread, len(acks))
-    found = {kv.key: kv for kv in db.range(prefix=b"/t/%d/" % thread)}
-    content = {key: kv.value for key, kv in found.items()}
-    assert content in (state, apply(state, unacknowledged)), f"writer {thread} of run {run}"
-    for key, revision in written_at.items():
-        if key in found and content[key] == state.get(key):
-            assert found[key].mod_revision == revision
-    return content
+def check_pairs(db: kvcore.Store, killed: Killed, upto: int) -> None:
+    """A transaction's two keys never differ, and none acknowledged is lost."""
+    for thread, acks in enumerate(killed.by_thread("txn")):
+        one, two = db.get(b"x%d/a" % thread), db.get(b"x%d/b" % thread)
+        if one is None or two is None:
+            assert one is two
+            assert not acks
+            continue
+        assert (one.value, one.mod_revision) == (two.value, two.mod_revision)
+        assert one.mod_revision <= upto
+        assert not acks or one.mod_revision >= acks[-1].revision
+        if acks and one.mod_revision == acks[-1].revision:
+            assert one.value == killed.value(acks[-1])
+
+
+def check_keys(db: kvcore.Store, killed: Killed) -> None:
+    """Each key holds its thread's last acknowledged write, or one that was in flight behind it."""
+    for acks in killed.by_thread("put", "delete"):
+        newest = {sigkill_child.key(a.thread, a.seq): a for a in acks}
+        last_seq = acks[-1].seq if acks else 0
+        for key, ack in newest.items():
+            kv = db.get(key)
+            if kv is not None and kv.mod_revision > ack.revision:
+                told = kv.value.split(b"/", 3)[:3]  # in flight when the child died
+                assert told[:2] == [b"%d" % killed.generation, b"%d" % ack.thread]
+                seq = int(told[2])
+                assert seq > last_seq
+                assert kv.value == sigkill_child.value(killed.generation, ack.thread, seq)
+            elif kv is None:
+                in_flight = (last_seq + 1, last_seq + 2)  # a txn's acks are not in this list
+                assert ack.what == "delete" or any(
+                    seq % 9 == 0 and sigkill_child.key(ack.thread, seq) == key
+                    for seq in in_flight)
+            else:
+                assert (ack.what, kv.mod_revision, kv.value) == (
+                    "put", ack.revision, killed.value(ack))
+
+
+def check(directory: Path, killed: Killed, sync: str, highest: int) -> int:
+    """Reopens behind a kill; returns the highest revision shown so far."""
+    changes = [a for a in killed.acks if a.what in ("put", "txn")]
+    revisions = [a.revision for a in changes]
+    assert len(set(revisions)) == len(revisions)
+    assert all(revision > highest for revision in revisions)
+    assert killed.acks[0].revision >= highest
+    shown = max(a.revision for a in killed.acks)
+    with kvcore.open(directory, segment_bytes=65536, max_request_bytes=16384, order=8,
+                     maintenance=False) as db:
+        assert db.revision >= max(shown, highest)
+        assert db.check() == []
+        db._check()
+        check_pairs(db, killed, db.revision)
+        compacts = [a.revision for a in killed.acks if a.what == "compact"]
+        assert sync != "always" or not compacts or db.compact_revision >= compacts[-1]
+        check_keys(db, killed)  # in every mode: a killed process loses nothing the kernel has
+        assert db.get(b"wrong") is None
+        revision = db.put(b"parent", b"%d" % killed.generation).revision
+        assert revision > max(shown, highest)
+        db.hash()
+    return revision
 
 
 @pytest.mark.parametrize("number", range(DIRECTORIES))
-def test_acknowledged_writes_survive(ram_dir: Path, counts: Counter[str], number: int) -> None:
-    """25 kills of one directory."""
+def test_sigkill(number: int, counts: Counter[str]) -> None:
+    """Kills at random moments of one directory's life; the last directory is on a real disk."""
     rng = random.Random(number)
-    states: list[dict[bytes, bytes]] = [{} for _ in range(WRITERS)]
-    newest = 1
-    for run in range(KILLS):
-        lines = killed_run(ram_dir / "db", run, rng.randrange(20, 600))
-        revisions = [revision for _, _, revision in lines if revision]
-        assert len(set(revisions)) == len(revisions), "a revision was given twice"
-        assert min(revisions) > newest, "a revision was given again"
-        with kvcore.open(ram_dir / "db", maintenance=False, **OPTIONS) as db:
-            db._check()
-            assert db.check() == []
-            assert db.revision >= max(revisions)
-            for thread in range(WRITERS):
-                acks = sorted((seq, revision) for t, seq, revision in lines if t == thread)
-                assert [seq for seq, _ in acks] == list(range(len(acks)))
-                states[thread] = check_thread(db, run, thread, states[thread], acks)
-            newest = db.put(b"/parent", b"%d" % run).revision
-            assert newest > max(revisions)
-        counts["SIGKILLs"] += 1
+    sync = ["always", "interval", "off", "always"][number]
+    base = "/dev/shm" if os.path.isdir("/dev/shm") and number < DIRECTORIES - 1 else None
+    directory = Path(tempfile.mkdtemp(prefix="kvcore-kill-", dir=base))
+    highest = 1
+    for generation in range(KILLS // DIRECTORIES):
+        killed = Killed(directory, generation, sync, rng.choice([2, 20, 200, 600, 1500]))
+        highest = check(directory, killed, sync, highest)
+        counts["kills survived"] += 1
+    shutil.rmtree(directory)  # kept when something failed: it is the evidence

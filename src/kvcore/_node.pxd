@@ -217,6 +217,25 @@ cdef inline size_t key_len_at(const Slab* s, const Node* n, uint32_t i) noexcept
     return total
 
 
+cdef inline void copy_small(uint8_t* out, const uint8_t* p, uint32_t n) noexcept nogil:
+    """memcpy for a few dozen bytes: inline moves, the last one overlapping, and never a byte more."""
+    cdef uint32_t i = 0
+    if n >= 16:
+        while i + 16 <= n:
+            memcpy(out + i, p + i, 16)
+            i += 16
+        memcpy(out + n - 16, p + n - 16, 16)
+    elif n >= 8:
+        memcpy(out, p, 8)
+        memcpy(out + n - 8, p + n - 8, 8)
+    elif n >= 4:
+        memcpy(out, p, 4)
+        memcpy(out + n - 4, p + n - 4, 4)
+    else:
+        for i in range(n):
+            out[i] = p[i]
+
+
 cdef inline void key_write(const Slab* s, const Node* n, const uint8_t* heap, uint32_t meta,
                            uint64_t head, uint8_t* out) noexcept nogil:
     """Writes a whole key; `out` has room for its length and not a byte more."""
@@ -224,10 +243,10 @@ cdef inline void key_write(const Slab* s, const Node* n, const uint8_t* heap, ui
     cdef uint32_t slen = suffix_len(meta)
     cdef uint64_t x
     cdef const TailBlock* tail
-    memcpy(out, heap, plen)
+    copy_small(out, heap, plen)
     if slen >= 8:
         kv_put_be64(out + plen, head)
-        memcpy(out + plen + 8, heap + (meta & META_OFFSET), slen - 8)
+        copy_small(out + plen + 8, heap + (meta & META_OFFSET), slen - 8)
     elif slen:
         kv_put_be64(<uint8_t*>&x, head)
         memcpy(out + plen, &x, slen)

@@ -29,6 +29,8 @@ from kvcore._tree cimport BT_MAX_DEPTH, BtFilter, BtView
 cdef enum:
     GROUP = 16                   # look-ups of bt_find_many in flight
     AHEAD_LINES = 32             # of the next leaf, fetched while a scan works on this one
+    ROWS_AHEAD = 4096            # room made at once for the rows of a limited scan
+    KEY_BYTES_GUESS = 64         # arena room per row, made with it
 
 
 # Where a walk over the leaves is.
@@ -155,6 +157,32 @@ cdef inline int emit(const BtView* w, const Node* leaf, uint32_t i, const KvVers
     return KV_OK
 
 
+cdef int emit_run(const BtView* w, const Node* leaf, uint32_t i, uint32_t stop, uint64_t most,
+                  KvRows* rows, uint64_t* taken) noexcept nogil:
+    """Live entries i..stop of a leaf as rows, at most `most`: the plain page, columns kept at hand."""
+    cdef const LeafRec* recs = leaf_recs(leaf)
+    cdef const uint32_t* metas = leaf_metas(leaf)
+    cdef const uint64_t* heads = node_heads(leaf)
+    cdef const uint8_t* heap = leaf_heap(leaf)
+    cdef KvVersion v
+    cdef uint8_t* at
+    cdef uint32_t meta
+    cdef size_t length
+    taken[0] = 0
+    while i < stop and taken[0] < most:
+        if recs[i].create != 0:
+            meta = metas[i]
+            leaf_version(leaf, i, &v)
+            length = key_len_at(w.slab, leaf, i)
+            at = rows_reserve(rows, &v, <uint16_t>length)
+            if at == NULL:
+                return KV_NOMEM
+            key_write(w.slab, leaf, heap, meta, heads[i], at)
+            taken[0] += 1
+        i += 1
+    return KV_OK
+
+
 cdef uint64_t rank(const BtView* w, KvSlice key) noexcept nogil:
     """Live keys before `key`."""
     cdef const Node* n = node_at(w.slab, w.root)
@@ -254,17 +282,30 @@ cdef int bt_scan(const BtView* w, KvSlice start, KvSlice end, int64_t rev, const
     cdef const Node* leaf
     cdef uint64_t passed = 0
     cdef uint64_t taken = 0
+    cdef uint64_t run = 0
     cdef uint32_t i
     cdef uint32_t stop
     cdef bint last = False
     seen[0] = 0
     if w.root == 0:
         return KV_OK
+    if rows != NULL and limit and rows_grow(rows, min(limit, ROWS_AHEAD),
+                                            min(limit, ROWS_AHEAD) * KEY_BYTES_GUESS) != KV_OK:
+        return KV_NOMEM
     walk_seek(w, &k, start)
     while True:
         fetch_ahead(w, &k)
         leaf = k.node[k.last]
         stop = leaf_end(w, leaf, end, &last)
+        if rows != NULL and rev == 0 and filter == NULL and not walk_all:
+            if emit_run(w, leaf, k.at[k.last], stop, limit - taken if limit else stop, rows,
+                        &run) != KV_OK:
+                return KV_NOMEM
+            taken += run
+            passed = taken
+            if (limit and taken == limit) or last or not walk_next(w, &k):
+                break
+            continue
         for i in range(k.at[k.last], stop):
             if version_at(w, leaf, i, rev, &v) != KV_OK:
                 continue
