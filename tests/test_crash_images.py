@@ -30,7 +30,7 @@ from kvcore.testing.faults import CrashImages, RecordingIo
 
 OPTIONS: dict[str, Any] = {"segment_bytes": 65536, "max_request_bytes": pairs.MAX_REQUEST,
                            "maintenance": False, "order": 4, "replay_target": 0.0}
-PER_SYNC = int(os.environ.get("KVCORE_CRASH_IMAGES", "750"))
+PER_SYNC = int(os.environ.get("KVCORE_CRASH_IMAGES", "3000"))
 RAM = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 

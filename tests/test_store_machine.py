@@ -290,10 +290,10 @@ def _run(machine: type[StoreMachine], examples: int, steps: int, counts: Counter
 @pytest.mark.parametrize("part", range(4))
 def test_store_in_memory(part: int, counts: Counter[str]) -> None:
     """Part of the examples each, so that a failure ends the rest early."""
-    _run(StoreMachine, 60, 100, counts)
+    _run(StoreMachine, 100, 100, counts)
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_durable_store(part: int, counts: Counter[str]) -> None:
     """The same for the durable store."""
-    _run(DurableStoreMachine, 40, 100, counts)
+    _run(DurableStoreMachine, 80, 100, counts)
