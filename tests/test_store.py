@@ -14,7 +14,7 @@ import pkgutil
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -416,17 +416,23 @@ def documented(module: ModuleType) -> Iterator[tuple[str, str]]:
                 yield f"{module.__name__}.{name}.{inner}", doc if isinstance(doc, str) else ""
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-def test_doctests() -> None:
-    """Every example in a docstring runs as written; none is overlooked."""
-    parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    output, seen = io.StringIO(), set()
+def run_doctests(runner: doctest.DocTestRunner, output: io.StringIO) -> None:
+    parser, seen = doctest.DocTestParser(), set()
     for module in modules():
         for name, doc in documented(module):
             if ">>>" in doc and doc not in seen:
                 seen.add(doc)
-                test = parser.get_doctest(doc, {"__name__": "doctest"}, name, None, 0)
+                test = parser.get_doctest(doc, dict(vars(module)), name, None, 0)
                 runner.run(test, out=output.write)
+
+
+def test_doctests() -> None:
+    """Every example in a docstring runs as written; none is overlooked."""
+    runner, output = doctest.DocTestRunner(), io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # examples do not close what they open
+        run_doctests(runner, output)
+        gc.collect()
     assert runner.summarize(verbose=False).failed == 0, output.getvalue()
     in_source = 0
     for path in Path(kvcore.__file__).parent.rglob("*.py*"):
@@ -443,7 +449,3 @@ def test_threads_end(open_store: Opener) -> None:
     db.close()
     python = {str(t.native_id) for t in threading.enumerate()}
     assert set(os.listdir("/proc/self/task")) - before - python == set()
-
-
-def test_range_result_is_a_sequence(page: kvcore.RangeResult) -> None:
-    assert isinstance(page, Sequence)
