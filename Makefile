@@ -41,10 +41,11 @@ bench: $(VENV)/.installed $(VENV)/.tools  ## the benchmarks at their real sizes;
 	$(BIN)/kvcore demo --json > bench/results/demo.json
 
 soak: build/verify/.built  ## the property tests for SECONDS=n seconds
-	KVCORE_SOAK_SECONDS=$(SECONDS) PYTHONPATH=build/verify/lib $(PYTEST) tests -k "machine or stateful or soak" $(ARGS)
+	KVCORE_SOAK_SECONDS=$(SECONDS) PYTHONPATH=build/verify/lib $(PYTEST) tests -k machine $(ARGS)
 
 asan: build/asan/.built    ## tests under AddressSanitizer
 	LD_PRELOAD=$(call runtime,asan) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONMALLOC=malloc PYTHONPATH=build/asan/lib $(PYTEST) $(SANITIZED) $(ARGS)
 
 tsan: build/tsan/.built    ## tests under ThreadSanitizer

@@ -1,261 +1,228 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crash images of the whole store: every image a disk may hold opens with what was acknowledged.
+"""Power loss: directories as a disk may hold them, opened again and held against the model.
 
-    run        commands on a recording I/O table, a marker behind each acknowledgement
-    crash      an image of the directory for a crash between any two calls
-    reopen     its state is the model's after some prefix of the commands, all acknowledged included
-    again      recovery is recorded too, crashed in, and reopened once more
+    a run of commands on a recording I/O table ──► calls, with markers: begun k | acknowledged k | durable k
+    crash between two calls: synced bytes stay, any sector of the rest may be there or not
+    open the image ──► its state must be the model's after j commands, acknowledged <= j <= begun
 
-In sync="interval" and "off" an acknowledgement promises only that no revision is given twice; what was
-durable before (a sync(), a checkpoint, a close) must be there.
+In sync="always" what is acknowledged is durable. In the other modes it is what the last sync covered; but there too no
+revision that was shown may be given again.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import models
-import pairs
 import pytest
 
 import kvcore
-from kvcore.testing.faults import CrashImages, RecordingIo
+from kvcore.testing.faults import CrashImages, Op, RecordingIo
 
-OPTIONS: dict[str, Any] = {"segment_bytes": 65536, "max_request_bytes": pairs.MAX_REQUEST,
-                           "maintenance": False, "order": 4, "replay_target": 0.0}
-PER_SYNC = int(os.environ.get("KVCORE_CRASH_IMAGES", "3000"))
-RAM = "/dev/shm" if os.path.isdir("/dev/shm") else None
+OPTIONS: dict[str, Any] = {"segment_bytes": 65536, "max_request_bytes": 16384,
+                           "maintenance": False, "replay_target": 0.0}
+KEYS = [b"/k/%d" % i for i in range(12)] + [b"a", b"a\0", b"/long/" + b"x" * 300]
+MARK = 1_000_000
+ACKNOWLEDGED, DURABLE, BEGUN = 0, 1, 2
 
 
-@pytest.fixture
-def arena() -> Iterator[Path]:
-    """A directory of its own, kept as evidence when the test fails."""
-    directory = Path(tempfile.mkdtemp(prefix="kvcore-crash-", dir=RAM))
-    yield directory
-    shutil.rmtree(directory)
+class State(NamedTuple):
+    """What the model shows after so many commands."""
+
+    revision: int
+    compact_revision: int
+    hash: int
 
 
 class Recording:
-    """A run of commands beside the model, and what the disk was told meanwhile.
+    """One run: the calls it made, and the model's state after each command."""
 
-    Marker n: command n was answered. durable[n]: how many commands are durable by then for certain.
-    """
-
-    def __init__(self, directory: Path, sync: str, seed: int) -> None:
-        self.directory = directory
+    def __init__(self, root: Path, sync: str, seed: int) -> None:
+        self.root = root
         self.sync = sync
-        self.io = RecordingIo()
+        self.io = RecordingIo(sync=False)
         self.rng = random.Random(seed)
-        self.states = [models.ModelStore(max_request_bytes=pairs.MAX_REQUEST)]
-        self.durable = [0]
-        self.db = self.open()
+        self.model = models.ModelStore()
+        self.states = [self._state()]
+        self.db = kvcore.open(root, sync=sync, io=self.io, **OPTIONS)
+        self._mark(DURABLE)
 
-    def open(self) -> kvcore.Store:
-        return kvcore.open(self.directory, io=self.io, sync=self.sync, **OPTIONS)
+    def _state(self) -> State:
+        h = self.model.hash()
+        return State(self.model.revision, self.model.compact_revision, h.hash)
 
-    def command(self, run: Callable[[Any, Any], Any]) -> None:
-        """One command on both; it may be any number of verbs that change nothing."""
-        model = self.states[-1].clone()
-        wanted = pairs.outcome(run, model, models)
-        assert pairs.outcome(run, self.db, kvcore) == wanted
-        self.states.append(model)
-        self.durable.append(len(self.states) - 1 if self.sync == "always" else self.durable[-1])
-        self.io.marker(len(self.states) - 1)
+    def _mark(self, kind: int, number: int | None = None) -> None:
+        self.io.marker(kind * MARK + (len(self.states) - 1 if number is None else number))
 
-    def is_durable(self) -> None:
-        """All commands so far were made durable by something else than their own sync."""
-        self.durable.append(len(self.states) - 1)
-        self.states.append(self.states[-1])
-        self.io.marker(len(self.states) - 1)
-
-    def some_command(self) -> None:
-        rng, newest = self.rng, self.states[-1].revision
-        key, data = b"k%d" % rng.randrange(12), b"%d" % newest * rng.choice([1, 5, 300, 2500])
-        kind = rng.choices(["put", "delete", "txn", "compact", "many"], [8, 2, 4, 1, 1])[0]
-        if kind == "put":
-            self.command(lambda db, api: db.put(key, data, prev=True))
-        elif kind == "delete":
-            self.command(lambda db, api: db.delete(key, key[:1] + b"l", prev=True))
-        elif kind == "txn":
-            self.command(lambda db, api: db.txn(
-                [api.Compare.version(key) == 0], [api.Put(key, data), api.Put(b"other", data)],
-                [api.Delete(key), api.Put(b"t" + key), api.Get(b"other")]))
-        elif kind == "compact":
-            target = newest - rng.randrange(3)
-            self.command(lambda db, api: db.compact(target))
-        else:
-            items = [(b"m%d" % i, data[:200]) for i in range(5)]
+    def command(self) -> None:
+        """One request to the store, and the same to the model; one state per log entry."""
+        before = len(self.states)
+        rng, db, model = self.rng, self.db, self.model
+        what = rng.choice(["put"] * 6 + ["put_many", "delete", "txn", "compact"])
+        key, value = rng.choice(KEYS), rng.randbytes(rng.choice([0, 5, 100, 700, 3000]))
+        if what == "put_many":
+            items = [(rng.choice(KEYS), rng.randbytes(40)) for _ in range(rng.randint(2, 9))]
             for item in items:
-                self.command(lambda db, api, item=item: db.put_many([item]))
+                model.put(*item)
+                self.states.append(self._state())
+            self._mark(BEGUN)
+            db.put_many(items)
+        else:
+            self._mark(BEGUN, before)
+            if what == "put":
+                model.put(key, value)
+                db.put(key, value)
+            elif what == "delete":
+                model.delete(prefix=b"/k/1")
+                db.delete(prefix=b"/k/1")
+            elif what == "txn":
+                for api, store in ((models, model), (kvcore, db)):
+                    store.txn([api.Compare.version(key) > 0, api.Compare.value(key) != b"1"],
+                              [api.Put(key, value), api.Put(b"t", b"1"), api.Delete(b"/k/2")],
+                              [api.Put(b"e", value)])
+            elif model.revision > model.compact_revision + 3:
+                target = rng.randint(model.compact_revision + 1, model.revision)
+                model.compact(target)
+                db.compact(target)
+            self.states.append(self._state())
+        self._mark(ACKNOWLEDGED)
+        if self.sync == "always":
+            self._mark(DURABLE)
 
-    def some_maintenance(self) -> None:
-        kind = self.rng.choice(["step", "step", "checkpoint", "sync", "reopen"])
-        if kind == "step":
-            self.db.step(budget=self.rng.choice([1, 4, 4096]))
-        elif kind == "checkpoint":
+    def other(self) -> None:
+        """Background work, an explicit sync, or a clean end and a new open."""
+        what = self.rng.choice(["step"] * 4 + ["checkpoint", "checkpoint", "sync", "reopen"])
+        if what == "step":
+            self.db.step(budget=1)
+        elif what == "checkpoint":
             self.db.checkpoint()
-            self.is_durable()
-        elif kind == "sync":
+            self._mark(DURABLE)
+        elif what == "sync":
             self.db.sync()
-            self.is_durable()
+            self._mark(DURABLE)
         else:
             self.db.close()
-            self.is_durable()
-            self.db = self.open()
+            self._mark(DURABLE)
+            self.db = kvcore.open(self.root, sync=self.sync, io=self.io, **OPTIONS)
 
-    def go(self, commands: int) -> None:
-        while len(self.states) < commands:
-            self.some_command()
-            if self.rng.random() < 0.25:
-                self.some_maintenance()
-        if self.rng.random() < 0.5:
-            self.db.close()
-            self.is_durable()
-        else:
-            self.db.close()
+    def run(self, commands: int) -> CrashImages:
+        """Runs and closes; the images of every possible crash."""
+        for _ in range(commands):
+            self.command()
+            if self.rng.random() < 0.3:
+                self.other()
+        self.db.close()
+        self._mark(DURABLE)
+        return CrashImages(self.io.ops(), self.root)
 
 
-class Image:
-    """One image, opened and compared."""
+def marks(ops: list[Op], index: int) -> list[int]:
+    """Highest number of each kind of marker before call `index`."""
+    highest = [0, 0, 0]
+    for op in ops[:index]:
+        if op.kind == "marker":
+            highest[op.offset // MARK] = max(highest[op.offset // MARK], op.offset % MARK)
+    return highest
 
-    def __init__(self, run: Recording, directory: Path, markers: list[int]) -> None:
-        self.run = run
-        self.directory = directory
-        answered = max([0, *markers])
-        self.at_least = run.durable[answered]
-        self.answered = answered
 
-    def open(self, io: Any = None) -> kvcore.Store:
-        return kvcore.open(self.directory, io=io, sync=self.run.sync, **OPTIONS)
-
-    def verify(self, db: kvcore.Store) -> int:
-        """The state is that after some prefix; returns its number of commands."""
+def recovered(directory: Path, run: Recording, ops: list[Op], index: int) -> State:
+    """Opens an image and finds which prefix of the run it holds; asserts what must hold of it."""
+    acknowledged, durable, begun = marks(ops, index)
+    with kvcore.open(directory, sync=run.sync, **OPTIONS) as db:
         db._check()
         assert db.check() == []
-        shown = (db.hash().hash, db.compact_revision)
-        candidates = self.run.states[self.at_least:]
-        matches = [n for n, model in enumerate(candidates, self.at_least)
-                   if shown == (hash_of(model), model.compact_revision)
-                   and db.revision >= model.revision]
-        assert matches, f"no prefix of at least {self.at_least} commands: {shown}"
-        model = self.run.states[matches[-1]]
-        assert models.plain(db.range())[2:] == models.plain(model.range())[2:]
-        if self.run.sync == "always":
-            assert db.revision == model.revision or len(matches) > 1
-        assert db.revision >= self.run.states[self.answered].revision  # none is given twice
-        return matches[-1]
-
-
-def hash_of(model: models.ModelStore) -> int:
-    """The model's hash, computed once."""
-    if not hasattr(model, "known_hash"):
-        model.known_hash = model.hash().hash  # type: ignore[attr-defined]
-    return model.known_hash  # type: ignore[attr-defined]
-
-
-def goes_on(db: kvcore.Store) -> None:
-    """A recovered store takes writes, under revisions never seen."""
-    before = db.revision
-    assert db.put(b"behind the crash", b"v").revision > before
-    assert db.get(b"behind the crash").value == b"v"
-
-
-def crash_again(image: Image, arena: Path, rng: random.Random, counts: Counter[str]) -> None:
-    """Recovery is recorded; a crash inside it changes nothing."""
-    initial = arena / "initial"
-    shutil.copytree(image.directory, initial)
-    io = RecordingIo()
-    with image.open(io) as db:
-        found = image.verify(db)
-    recovery = CrashImages(io.ops(), image.directory, initial)
-    points = rng.sample(range(len(io.ops()) + 1), min(4, len(io.ops()) + 1))
-    for _, materialise in recovery.images(rng.randrange(1 << 30), points=sorted(points)):
-        twice = Image(image.run, arena / "twice", [])
-        twice.at_least, twice.answered = image.at_least, image.answered
-        materialise(twice.directory)
-        with twice.open() as db:
-            assert twice.verify(db) == found
-            goes_on(db)
-        counts["crash images, crashed in recovery again"] += 1
-    shutil.rmtree(initial)
+        state = State(db.revision, db.compact_revision, db.hash().hash)
+        wanted = run.states[durable : max(begun, acknowledged) + 1]
+        if run.sync == "always":
+            assert state in wanted, f"crash at call {index}: {state} not in {wanted}"
+        else:
+            assert state[1:] in [s[1:] for s in wanted], f"crash at call {index}"
+            assert state.revision >= run.states[acknowledged].revision
+        shown = max(state.revision, run.states[acknowledged].revision)
+        assert db.put(b"after", b"1").revision > shown
+        after = State(db.revision, db.compact_revision, db.hash().hash)
+    with kvcore.open(directory, sync=run.sync, **OPTIONS) as db:
+        assert State(db.revision, db.compact_revision, db.hash().hash) == after
+        assert db.get(b"after").value == b"1"
+    return state
 
 
 @pytest.mark.parametrize("sync", ["always", "interval", "off"])
-def test_crash_images(sync: str, arena: Path, counts: Counter[str]) -> None:
-    """Random images at random points of recorded runs."""
-    done, seed = 0, 0
-    while done < PER_SYNC:
-        seed += 1
-        rng = random.Random(seed)
-        run = Recording(arena / f"run{seed}", sync, seed)
-        run.go(50)
-        ops = run.io.ops()
-        crashes = CrashImages(ops, run.directory)
-        points = sorted(rng.sample(range(len(ops) + 1), min(80, len(ops))))
-        for index, materialise in crashes.images(seed, per_point=2, points=points):
-            image = Image(run, arena / "image", crashes.markers(index))
-            materialise(image.directory)
-            if rng.random() < 0.1:
-                crash_again(image, arena, rng, counts)
-                materialise(image.directory)
-            with image.open() as db:
-                image.verify(db)
-                goes_on(db)
-            done += 1
-            counts["crash images"] += 1
-        shutil.rmtree(run.directory)
+@pytest.mark.parametrize("seed", range(4))
+def test_random_images(tmp_path: Path, ram_dir: Path, counts: Counter[str], sync: str,
+                       seed: int) -> None:
+    """Any part of what was not synced may be missing, at any call of the run."""
+    run = Recording(ram_dir / "db", sync, seed)
+    images = run.run(60)
+    for index, materialise in images.images(seed, points=_points(run, images, 160)):
+        materialise(ram_dir / "image")
+        recovered(ram_dir / "image", run, images.ops, index)
+        counts["crash images of a store"] += 1
+
+
+def _points(run: Recording, images: CrashImages, most: int) -> list[int]:
+    """Crash points: right behind the calls that change something, as many as asked for."""
+    changing = [i + 1 for i, op in enumerate(images.ops) if op.kind not in ("marker", "read")]
+    return sorted(run.rng.sample(changing, min(most, len(changing))))
 
 
 @pytest.mark.parametrize("sync", ["always", "off"])
-def test_systematic_images(sync: str, arena: Path, counts: Counter[str]) -> None:
-    """At every point of a short run: nothing unsynced, all of it, all but one, one write torn."""
-    run = Recording(arena / "run", sync, 1)
-    for i in range(4):
-        run.command(lambda db, api, i=i: db.put(b"k", b"%d" % i * 400))
-    run.command(lambda db, api: db.compact(3))
-    run.db.checkpoint()
-    run.is_durable()
-    run.command(lambda db, api: db.delete(b"k"))
-    run.db.close()
-    crashes = CrashImages(run.io.ops(), run.directory)
-    for index, materialise in crashes.systematic(bound=6):
-        image = Image(run, arena / "image", crashes.markers(index))
-        materialise(image.directory)
-        with image.open() as db:
-            image.verify(db)
-            goes_on(db)
-        counts["crash images"] += 1
+def test_systematic_images(ram_dir: Path, counts: Counter[str], sync: str) -> None:
+    """Nothing of the unsynced, all of it, all but one write, each write torn at each sector."""
+    run = Recording(ram_dir / "db", sync, 99)
+    images = run.run(12)
+    for index, materialise in images.systematic(bound=6, points=_points(run, images, 60)):
+        materialise(ram_dir / "image")
+        recovered(ram_dir / "image", run, images.ops, index)
+        counts["crash images of a store"] += 1
 
 
-@pytest.mark.parametrize("how", ["removed", "damaged"])
-def test_older_checkpoint(how: str, arena: Path) -> None:
-    """Without the newest checkpoint the older one and the log behind it say the same."""
-    for seed in range(5):
-        run = Recording(arena / f"run{seed}", "always", seed)
-        for commands in (20, 40, 60):
-            while len(run.states) < commands:
-                run.some_command()
-            run.db.checkpoint()
-        while len(run.states) < 70:
-            run.some_command()
-        run.db.close()
-        checkpoints = sorted(run.directory.glob("checkpoint-*.ckp"))
-        assert len(checkpoints) == 2
-        if how == "removed":
-            checkpoints[-1].unlink()
-        else:
-            data = bytearray(checkpoints[-1].read_bytes())
-            data[len(data) // 2] ^= 1
-            checkpoints[-1].write_bytes(data)
-        with kvcore.open(run.directory, **OPTIONS) as db:
-            wanted = run.states[-1]
-            assert (db.revision, db.hash().hash) == (wanted.revision, hash_of(wanted))
-            assert len(db.check()) == (1 if how == "damaged" else 0)
-            goes_on(db)
+@pytest.mark.parametrize("sync", ["always", "interval"])
+def test_crash_during_recovery(ram_dir: Path, counts: Counter[str], sync: str) -> None:
+    """A recovery that is cut short leaves an image that recovers to the same state."""
+    run = Recording(ram_dir / "db", sync, 7)
+    images = run.run(40)
+    first, second = ram_dir / "image", ram_dir / "second"
+    for index, materialise in images.images(3, points=_points(run, images, 25)):
+        materialise(first)
+        shutil.rmtree(ram_dir / "initial", ignore_errors=True)
+        shutil.copytree(first, ram_dir / "initial")
+        io = RecordingIo(sync=False)
+        with kvcore.open(first, sync=sync, io=io, **OPTIONS) as db:
+            wanted = db.hash().hash
+        again = CrashImages(io.ops(), first, initial=ram_dir / "initial")
+        points = sorted(run.rng.sample(range(len(again.ops) + 1), min(12, len(again.ops))))
+        for _, materialise_again in again.images(index, points=points):
+            materialise_again(second)
+            with kvcore.open(second, sync=sync, **OPTIONS) as db:
+                assert db.hash().hash == wanted
+                assert db.revision >= run.states[marks(images.ops, index)[0]].revision
+                db._check()
+            counts["crash images of a recovery"] += 1
+
+
+def test_older_checkpoint_serves_when_the_newest_is_damaged(ram_dir: Path) -> None:
+    """Two checkpoints are kept; damage anywhere in the newest is seen, and the older one is enough."""
+    with kvcore.open(ram_dir / "db", **OPTIONS) as db:
+        for round_ in range(3):
+            db.put_many([(b"/k/%d" % i, b"%d" % round_) for i in range(50)])
+            db.checkpoint()
+        db.put(b"/tail", b"1")
+        wanted = (db.revision, db.hash())
+    newest = sorted((ram_dir / "db").glob("checkpoint-*.ckp"))[-1]
+    assert len(list((ram_dir / "db").glob("checkpoint-*.ckp"))) == 2
+    sound = newest.read_bytes()
+    for offset in range(0, len(sound), 97):
+        newest.write_bytes(sound[:offset] + bytes([sound[offset] ^ 0x40]) + sound[offset + 1 :])
+        with kvcore.open(ram_dir / "db", **OPTIONS) as db:
+            assert [path for path, _, _ in db.damaged_checkpoints] == [str(newest)]
+            assert (db.revision, db.hash()) == wanted
+            assert db.check()
+    for length in range(0, len(sound), 211):
+        newest.write_bytes(sound[:length])
+        with kvcore.open(ram_dir / "db", **OPTIONS) as db:
+            assert (db.revision, db.hash()) == wanted

@@ -43,7 +43,7 @@ LONG_LINES: dict[str, int] = {
     "src/kvcore/_hash.pyx": 4,
     "src/kvcore/_native.h": 5,
     "src/kvcore/_node.h": 2,
-    "src/kvcore/_node.pxd": 3,
+    "src/kvcore/_node.pxd": 4,
     "src/kvcore/_os.h": 5,
     "src/kvcore/_result.pxd": 1,
     "src/kvcore/_result.pyx": 1,
@@ -55,7 +55,7 @@ LONG_LINES: dict[str, int] = {
     "src/kvcore/_tree.pxd": 2,
     "src/kvcore/_tree_check.pyx": 1,
     "src/kvcore/_tree_read.pxd": 5,
-    "src/kvcore/_tree_read.pyx": 2,
+    "src/kvcore/_tree_read.pyx": 3,
     "src/kvcore/_tree_sweep.pxd": 2,
     "src/kvcore/_tree_sweep.pyx": 4,
     "src/kvcore/_tree_write.pxd": 4,
@@ -63,11 +63,10 @@ LONG_LINES: dict[str, int] = {
     "src/kvcore/errors.py": 4,
     "src/kvcore/store.py": 2,
     "tests/model_index.py": 1,
-    "tests/sigkill_child.py": 1,
+    "tests/test_bad_input.py": 1,
     "tests/test_btree.py": 2,
     "tests/test_btree_machine.py": 2,
     "tests/test_crash_images.py": 3,
-    "tests/test_sigkill.py": 2,
     "tests/test_slab.py": 1,
     "tests/test_wal_crash.py": 1,
 }
@@ -78,8 +77,10 @@ LONG_FILES: dict[str, int] = {
     "src/kvcore/_btree.pyx": 900,
     "src/kvcore/_command.pyx": 750,
     "src/kvcore/_engine.pyx": 1150,
+    "src/kvcore/_node.pxd": 450,
     "src/kvcore/_tree_write.pyx": 800,
     "tests/models.py": 700,
+    "tests/test_bad_input.py": 700,
     "tests/test_etcd_semantics.py": 600,
     "tests/test_wal.py": 600,
 }
@@ -181,6 +182,7 @@ BANNED: tuple[tuple[str, str, str], ...] = (
     (r"\b(TODO|FIXME|XXX|HACK)\b", "do it, or write an issue", ""),
     (r"(?<!\w)/(tmp|work|home|root)/\w", "a path that exists on every machine", ""),
 )
+MACHINE_PATH = BANNED[-1][0]
 
 
 def banned(text: str, path: str) -> list[Finding]:
@@ -188,6 +190,11 @@ def banned(text: str, path: str) -> list[Finding]:
             for pattern, instead, exempt in BANNED if not (exempt and path.startswith(exempt))
             for number, line in enumerate(text.splitlines(), 1)
             if (match := re.search(pattern, line))]
+
+
+def machine_paths(text: str) -> list[Finding]:
+    return [(number, "a path of one machine") for number, line in enumerate(text.splitlines(), 1)
+            if re.search(MACHINE_PATH, line)]
 
 
 def skipped_tests(text: str) -> list[Finding]:
@@ -252,6 +259,12 @@ def test_no_test_is_skipped() -> None:
     assert report(paths, skipped_tests) == []
 
 
+def test_nothing_names_a_machine() -> None:
+    paths = [*ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "setup.py", ROOT / "pyproject.toml",
+             *files("docs", "examples", "bench", "tests", suffixes=(".md", ".yaml", ".py"))]
+    assert report([p for p in paths if p != Path(__file__)], machine_paths) == []
+
+
 def test_markdown_titles() -> None:
     paths = [*ROOT.glob("*.md"), *files("docs", "examples", suffixes=(".md",))]
     assert report(paths, titles) == []
@@ -264,6 +277,7 @@ def test_markdown_titles() -> None:
     (missing_licence, '"""A module."""\n'),
     (missing_docstring, "# SPDX-License-Identifier: Apache-2.0\nimport os\n"),
     (skipped_tests, "@pytest.mark.skipif(True)"),
+    (machine_paths, "results in /home/me/results"),
     (titles, "# One\n\n# Two\n"),
     (titles, "no title\n```\n# a comment\n```\n"),
 ])

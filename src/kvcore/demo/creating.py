@@ -42,7 +42,6 @@ def create(db: kvcore.Store, workload: Workload, count: int, report: Report, ui:
     report.equal("live keys after the load", status.keys, count)
     report.equal("revision after the load", db.revision, count + 1)
     report.value(f"depth of the store's index (order {status.order})", "levels", status.depth)
-    report.value("index memory per key, blocks in use", "B", status.index_live_bytes / count)
     _memory(report)
     report.value("bytes on disk per object", "B", status.log_bytes / count)
 

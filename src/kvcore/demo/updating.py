@@ -152,11 +152,24 @@ def _compact(db: kvcore.Store, workload: Workload, turns: dict[int, int], count:
     report.equal("versions after the compaction", db.status().versions, count)
     report.equal("updated objects that the compaction changed",
                  sum(_differs(db, workload, index, turns[index]) for index in sample), 0)
+    _checkpoint(db, count, report, ui)
     try:
         db.get(workload.key(0), revision=created)
         report.check("a compacted revision is refused", False, "it was read")
     except kvcore.CompactedError:
         report.check("a compacted revision is refused", True)
+
+
+def _checkpoint(db: kvcore.Store, count: int, report: Report, ui: Ui) -> None:
+    """Also a moment at which no snapshot of a checkpoint keeps dead blocks: memory is read then."""
+    samples = Samples()
+    with ui.phase("checkpoint", 1) as step:
+        samples.call(db.checkpoint)
+        step.advance(1)
+    status = db.status()
+    report.time(f"checkpoint of {count:,} objects", "ms", samples)
+    report.value("index memory per key, blocks in use", "B", status.index_live_bytes / count)
+    report.equal("revision of the newest checkpoint", status.checkpoint_revision, db.revision)
 
 
 def _differs(db: kvcore.Store, workload: Workload, index: int, turn: int,
