@@ -239,6 +239,7 @@ cdef class _Recovery:
             end = self._end_by_successor(seq) if seq < last else s.file_bytes
             if walk.off > end:
                 raise self._corrupt(seq, walk.off, "the log ends before the replay begins")
+            self.w.next_pos = base_pos + end     # the replay reads values: a compare of them
             self._walk(s, end, seq == last, fn, ctx, walk)
             s.end = walk.off
             if seq < last:
