@@ -59,14 +59,6 @@ class Stores:
         assert not broken, broken
 
 
-@pytest.fixture(autouse=True)
-def opened() -> Iterator[Stores]:
-    """The factory of this test's stores; autouse, so that none escapes its check."""
-    stores = Stores()
-    yield stores
-    stores.finish()
-
-
 @pytest.fixture
 def ram_dir() -> Iterator[Path]:
     """An empty directory, on a RAM disk where there is one."""
@@ -74,6 +66,17 @@ def ram_dir() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="kvcore-test-", dir=base))
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture(autouse=True)
+def opened(ram_dir: Path) -> Iterator[Stores]:
+    """The factory of this test's stores; autouse, so that none escapes its check.
+
+    It needs ram_dir so that the stores are closed before their directory is removed.
+    """
+    stores = Stores()
+    yield stores
+    stores.finish()
 
 
 @pytest.fixture(params=["memory", "durable"])
