@@ -81,7 +81,7 @@ class Recording:
                 db.delete(prefix=b"/k/1")
             elif what == "txn":
                 for api, store in ((models, model), (kvcore, db)):
-                    store.txn([api.Compare.version(key) > 0],
+                    store.txn([api.Compare.version(key) > 0, api.Compare.value(key) != b"1"],
                               [api.Put(key, value), api.Put(b"t", b"1"), api.Delete(b"/k/2")],
                               [api.Put(b"e", value)])
             elif model.revision > model.compact_revision + 3:

@@ -19,6 +19,7 @@ import models
 import pytest
 
 import kvcore
+from kvcore import Put
 
 
 class Side(NamedTuple):
@@ -597,3 +598,24 @@ def test_hash_of_etcd_rows() -> None:
         db.delete(b"a")
         assert models.plain(db.hash()) == ("hash", wanted, 0, 4)
         db.close()
+
+
+@pytest.mark.parametrize("where", ["same segment", "another segment", "behind a checkpoint"])
+def test_compare_of_a_value_replays(opened: Any, ram_dir: Path, where: str) -> None:
+    """A compare of a value reads the log while the log is being replayed."""
+    options = {"maintenance": False, "segment_bytes": 65536, "max_request_bytes": 16384}
+    db = opened(ram_dir, **options)
+    db.put(b"a", b"1")
+    if where == "another segment":
+        for i in range(10):
+            db.put(b"%d" % i, b"f" * 15000)
+    if where == "behind a checkpoint":
+        db.checkpoint()
+    value = kvcore.Compare.value(b"a")
+    done = db.txn([value == b"1"], [Put(b"won"), kvcore.Txn([value != b"1"], [], [Put(b"too")])])
+    assert done.succeeded
+    before = db.hash()
+    db.close()
+    db = opened(ram_dir, **options)
+    assert db.hash() == before
+    assert db.get(b"too").mod_revision == db.get(b"won").mod_revision == done.revision

@@ -214,8 +214,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.held.pop().whole()
 
     def teardown(self) -> None:
-        if self.pair is None:
-            return
+        if self.pair is None or self.pair.db.closed:
+            return  # closed: a reopen failed, and says so
         try:
             self.let_go()
             while self.pair.db.step():

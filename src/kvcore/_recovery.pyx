@@ -222,6 +222,8 @@ cdef class _Recovery:
         cdef uint64_t last = self.w.first_seq + self.w.segment_count - 1
         cdef uint64_t seq, end, base_pos
         cdef WalSegment* s
+        # What is replayed may look at values written before (a compare): all of it is readable now.
+        self.w.next_pos = (last + 1) << self.w.segment_shift
         for seq in range(self.w.first_seq, last + 1):
             s = self._at(seq)
             if s != NULL and s.nonce == 0:
@@ -237,6 +239,7 @@ cdef class _Recovery:
             end = self._end_by_successor(seq) if seq < last else s.file_bytes
             if walk.off > end:
                 raise self._corrupt(seq, walk.off, "the log ends before the replay begins")
+            self.w.next_pos = base_pos + end     # the replay reads values: a compare of them
             self._walk(s, end, seq == last, fn, ctx, walk)
             s.end = walk.off
             if seq < last:
