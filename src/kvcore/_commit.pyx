@@ -577,17 +577,18 @@ cdef bint _index_step(Commit* c, uint64_t budget) noexcept nogil:
     """Compaction sweep and dead lists, a slice per hold of the lock."""
     cdef bint more = True
     cdef int rc = KV_OK
-    cdef uint64_t done = 0
+    cdef uint64_t done = 0, piece
     while more and done < budget:
+        piece = min(budget - done, <uint64_t>COMPACT_SLICE)
         kv_mutex_lock(&c.lock)
         more = False
         if not c.closed:
             if c.state.tree.floor_next > c.state.tree.floor:
-                more = bt_compact_step(&c.state.tree, COMPACT_SLICE, &rc)
+                more = bt_compact_step(&c.state.tree, piece, &rc)
             if c.state.tree.draining != NULL:
-                more = bt_drain_step(&c.state.tree, COMPACT_SLICE) or more
+                more = bt_drain_step(&c.state.tree, piece) or more
         kv_mutex_unlock(&c.lock)
-        done += COMPACT_SLICE
+        done += piece
         if rc != KV_OK:
             return False                     # no memory: tried again at the next step
     return more
