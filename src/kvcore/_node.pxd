@@ -309,7 +309,9 @@ cdef inline uint32_t search(const Slab* s, const Node* n, const uint8_t* heap,
     cdef int c
     found[0] = False
     if plen:
-        c = memcmp(key.ptr, heap, plen if plen < key.len else key.len)
+        c = 0
+        if key.len:                                           # an empty start has no bytes at all
+            c = memcmp(key.ptr, heap, plen if plen < key.len else key.len)
         if c < 0 or (c == 0 and key.len < plen):
             return 0
         if c > 0:

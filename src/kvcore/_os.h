@@ -192,6 +192,15 @@ static inline void kv_advise_huge(void *p, size_t n) {
     (void)p; (void)n;
 #endif
 }
+/* A large buffer that free() takes: whole huge pages, so that filling it faults once per 2 MiB. */
+static inline void *kv_big_alloc(size_t n) {
+    size_t huge = (size_t)2 << 20;
+    void *p = NULL;
+    size_t bytes = (n + huge - 1) & ~(huge - 1);
+    if (posix_memalign(&p, huge, bytes) != 0) return NULL;
+    kv_advise_huge(p, bytes);
+    return p;
+}
 static inline void kv_advise_unused(void *p, size_t n) { (void)madvise(p, n, MADV_DONTNEED); }
 
 /* ---- locks: pthread, so that waiting needs no interpreter ----------------------------------- */

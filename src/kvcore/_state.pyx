@@ -36,11 +36,12 @@ from kvcore._native cimport (KV_BAD_COMMAND, KV_COMPACTED, KV_FUTURE_REV, KV_KEY
                              KV_LEASE_NOT_FOUND, KV_NOMEM, KV_NOTFOUND, KV_OK, KvRow, KvSlice,
                              KvVersion, kv_plain_mem)
 from kvcore._result cimport KvResp, KvResult, result_add
-from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key, rows_push
+from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_grow, rows_init, rows_key, rows_push
 from kvcore._wal cimport Wal, wal_value
 
 cdef enum:
     DELETE_CHUNK = 1024          # keys collected before they are deleted
+    KEY_BYTES_GUESS = 64         # arena room a row, made before a walk of known length
 
 # The change under way: its revision and the next sub.
 cdef struct Change:
@@ -345,6 +346,11 @@ cdef int _range_span(const KvReader* r, const RangeCmd* q, KvSlice start, KvSlic
     f.max_create = q.max_create
     if q.limit > 0 and not sorted_whole:
         fetch = <uint64_t>q.limit + 1
+    elif counted and not filtered:
+        a.count = bt_count(&r.view, start, end)
+        rc = rows_grow(&out.rows, a.count, <uint64_t>a.count * KEY_BYTES_GUESS)
+        if rc != KV_OK:
+            return rc
     rc = bt_scan(&r.view, start, end, at, &f if filtered else NULL, fetch, not counted, &out.rows,
                  &seen)
     if rc != KV_OK:
