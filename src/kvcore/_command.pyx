@@ -617,6 +617,11 @@ cdef class Compact:
         return f"Compact({self.revision})"
 
 
+cdef dict _COMPARED = {CMP_VERSION: "version", CMP_CREATE: "create_revision", CMP_MOD: "mod_revision",
+                       CMP_VALUE: "value", CMP_LEASE: "lease"}
+cdef dict _OPERATORS = {CMP_EQUAL: "==", CMP_GREATER: ">", CMP_LESS: "<", CMP_NOT_EQUAL: "!="}
+
+
 @cython.final
 cdef class Compare:
     """A guard of a transaction, made by naming a property and an operator.
@@ -676,9 +681,11 @@ cdef class Compare:
         raise TypeError("a Compare is sent to the store, it has no truth of its own")
 
     def __repr__(self):
-        names = ("version", "create_revision", "mod_revision", "value", "lease")
-        text = f"Compare.{names[self.target]}({self.key!r}" + (f", {self.end!r})" if self.end else ")")
-        return text if self.result < 0 else f"{text} {('==', '>', '<', '!=')[self.result]} {self.operand!r}"
+        span = f"{self.key!r}, {self.end!r}" if self.end else repr(self.key)
+        text = f"Compare.{_COMPARED[self.target]}({span})"
+        if self.result < 0:
+            return text
+        return f"{text} {_OPERATORS[self.result]} {self.operand!r}"
 
 
 cdef Compare _compare(int64_t target, object key, object end, object prefix):
