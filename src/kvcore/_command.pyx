@@ -493,7 +493,7 @@ def prefix_end(bytes prefix not None):
     cdef bytes cut = prefix.rstrip(b"\xff")
     if not cut:
         return b"\0"
-    return cut[:-1] + bytes((cut[len(cut) - 1] + 1,))
+    return cut[:len(cut) - 1] + bytes((cut[len(cut) - 1] + 1,))
 
 
 cdef tuple make_span(object start, object end, object prefix, bint all_when_empty):
