@@ -7,9 +7,9 @@
 Encoding checks everything etcd checks before consensus (empty keys, sizes, number of operations,
 duplicate keys); what is left can only fail at apply, and then fails identically on replay.
 
-Invariants: every encoded command decodes to itself; a decoder never reads behind its end, whatever the
-bytes (`bad` becomes true and stays).  Thread safety: operations are immutable; buffers belong to
-their caller.  May not know: index, log, engine.
+Invariants: every encoded command decodes to itself; a decoder never reads behind its end, whatever
+the bytes (`bad` becomes true and stays).  Thread safety: operations are immutable; buffers belong
+to their caller.  May not know: index, log, engine.
 """
 
 cimport cython
@@ -515,8 +515,9 @@ cdef tuple make_span(object start, object end, object prefix, bint all_when_empt
     return (start, end)
 
 
-cdef dict _TARGETS = {"key": TARGET_KEY, "version": TARGET_VERSION, "create_revision": TARGET_CREATE,
-                      "mod_revision": TARGET_MOD, "value": TARGET_VALUE}
+cdef dict _TARGETS = {"key": TARGET_KEY, "version": TARGET_VERSION,
+                      "create_revision": TARGET_CREATE, "mod_revision": TARGET_MOD,
+                      "value": TARGET_VALUE}
 
 
 cdef tuple make_sort(object sort):
@@ -621,8 +622,8 @@ cdef class Compact:
 cdef class Compare:
     """A guard of a transaction, made by naming a property and an operator.
 
-    With `end` (or `prefix`) every live key of the range must satisfy it.  A missing key counts as all
-    zeros; a compare of its value is false whatever the operator, as in etcd.
+    With `end` (or `prefix`) every live key of the range must satisfy it.  A missing key counts as
+    all zeros; a compare of its value is false whatever the operator, as in etcd.
 
     >>> Compare.mod_revision(b"/a") == 3
     Compare.mod_revision(b'/a') == 3
@@ -677,8 +678,11 @@ cdef class Compare:
 
     def __repr__(self):
         names = ("version", "create_revision", "mod_revision", "value", "lease")
-        text = f"Compare.{names[self.target]}({self.key!r}" + (f", {self.end!r})" if self.end else ")")
-        return text if self.result < 0 else f"{text} {('==', '>', '<', '!=')[self.result]} {self.operand!r}"
+        text = f"Compare.{names[self.target]}({self.key!r}"
+        text += f", {self.end!r})" if self.end else ")"
+        if self.result < 0:
+            return text
+        return f"{text} {('==', '>', '<', '!=')[self.result]} {self.operand!r}"
 
 
 cdef Compare _compare(int64_t target, object key, object end, object prefix):
