@@ -183,7 +183,8 @@ class IndexMachine(RuleBasedStateMachine):
         assert stats.keys >= len(self.model.history)
 
     def teardown(self):
-        """Everything released and swept, the index holds what the model holds, and not a block more."""
+        """Everything released and swept, the index holds what the model holds, and not a block
+        more."""
         index = self.index
         while self.open:
             for snapshot in list(self.bundles["snapshots"]):
@@ -213,8 +214,8 @@ def visible(history, floor):  # noqa: ARG001
 
 def machine(order):
     case = type(f"IndexMachine{order}", (IndexMachine,), {"order": order}).TestCase
-    case.settings = settings(PROFILE, deadline=None,
-                             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    case.settings = settings(PROFILE, deadline=None, suppress_health_check=slow)
     return case
 
 
