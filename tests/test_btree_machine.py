@@ -178,7 +178,8 @@ class IndexMachine(RuleBasedStateMachine):
         assert stats.keys >= len(self.model.history)
 
     def teardown(self):
-        """Everything released and swept, the index holds what the model holds, and not a block more."""
+        """Everything released and swept, the index holds what the model holds, and not a block
+        more."""
         index = self.index
         while self.open:
             for snapshot in list(self.bundles["snapshots"]):

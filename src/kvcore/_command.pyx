@@ -7,9 +7,9 @@
 Encoding checks everything etcd checks before consensus (empty keys, sizes, number of operations,
 duplicate keys); what is left can only fail at apply, and then fails identically on replay.
 
-Invariants: every encoded command decodes to itself; a decoder never reads behind its end, whatever the
-bytes (`bad` becomes true and stays).  Thread safety: operations are immutable; buffers belong to
-their caller.  May not know: index, log, engine.
+Invariants: every encoded command decodes to itself; a decoder never reads behind its end, whatever
+the bytes (`bad` becomes true and stays).  Thread safety: operations are immutable; buffers belong
+to their caller.  May not know: index, log, engine.
 """
 
 cimport cython
@@ -515,8 +515,9 @@ cdef tuple make_span(object start, object end, object prefix, bint all_when_empt
     return (start, end)
 
 
-cdef dict _TARGETS = {"key": TARGET_KEY, "version": TARGET_VERSION, "create_revision": TARGET_CREATE,
-                      "mod_revision": TARGET_MOD, "value": TARGET_VALUE}
+cdef dict _TARGETS = {"key": TARGET_KEY, "version": TARGET_VERSION,
+                      "create_revision": TARGET_CREATE, "mod_revision": TARGET_MOD,
+                      "value": TARGET_VALUE}
 
 
 cdef tuple make_sort(object sort):
@@ -626,8 +627,8 @@ cdef dict _OPERATORS = {CMP_EQUAL: "==", CMP_GREATER: ">", CMP_LESS: "<", CMP_NO
 cdef class Compare:
     """A guard of a transaction, made by naming a property and an operator.
 
-    With `end` (or `prefix`) every live key of the range must satisfy it.  A missing key counts as all
-    zeros; a compare of its value is false whatever the operator, as in etcd.
+    With `end` (or `prefix`) every live key of the range must satisfy it.  A missing key counts as
+    all zeros; a compare of its value is false whatever the operator, as in etcd.
 
     >>> Compare.mod_revision(b"/a") == 3
     Compare.mod_revision(b'/a') == 3

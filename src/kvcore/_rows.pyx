@@ -4,8 +4,8 @@
     rows:  | mod create version lease pos len sub key_off key_len | ...    56 bytes each
     arena: | key 0 | key 1 | ...                                           rows may share key bytes
 
-Growth is by half more, and the first growth takes what is asked for exactly: a caller that knows the
-size pays one allocation.
+Growth is by half more, and the first growth takes what is asked for exactly: a caller that knows
+the size pays one allocation.
 Invariants: 1 n <= cap, used <= arena_cap; 2 every row's key lies in [0, used).
 Thread safety: none; one owner.  Ownership: a KvRows owns both blocks, `Rows` owns a KvRows and is
 complete before Python sees it, so that views never move.  May not know: trees, logs.
@@ -135,7 +135,8 @@ cdef class Rows:
 
     @staticmethod
     def of(items):
-        """Rows from (key, mod, create, version[, lease[, position[, length]]]) tuples; for tests."""
+        """Rows from (key, mod, create, version[, lease[, position[, length]]]) tuples; for
+        tests."""
         cdef Rows r = Rows.__new__(Rows)
         cdef KvVersion v
         cdef KvSlice s

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The deterministic state machine: what each command does to index and revisions, and what it answers.
+"""The deterministic state machine: what each command does to index and revisions, and what it
+answers.
 
-    log bytes -- decode --> checks on the state before --> changes (main, sub) --> answers (optional)
+    log bytes - decode -> checks on the state before -> changes (main, sub) -> answers (optional)
 
 A live commit and a replay run the same function over the same bytes; a replay only drops the
 answers.  So everything that may fail at apply is decided by the state and the command alone.
 
 Invariants
-1. one-revision: a command that changes something takes exactly one revision, sub = 0, 1, 2, ... in order
-   of execution; one that changes nothing takes none.
+1. one-revision: a command that changes something takes exactly one revision, sub = 0, 1, 2, ... in
+   order of execution; one that changes nothing takes none.
 2. all-or-nothing: a transaction's compares and the checks of its whole chosen path come before its
    first change; behind them only memory or a broken disk can fail, and then the machine stops.
 3. indexed: applied_index grows by one per command, failed ones included.
@@ -220,7 +221,8 @@ cdef inline int _compare_sort(const SortKey* a, const SortKey* b, int64_t target
     return 0 if a.number == b.number else (-1 if a.number < b.number else 1)
 
 
-cdef void _merge_sort(SortKey* a, SortKey* tmp, uint64_t n, int64_t target, int sign) noexcept nogil:
+cdef void _merge_sort(SortKey* a, SortKey* tmp, uint64_t n, int64_t target,
+                      int sign) noexcept nogil:
     """Stable; sign -1 sorts descending."""
     cdef uint64_t half = n // 2, i = 0, j = half, k = 0
     if n < 2:
