@@ -28,16 +28,18 @@ from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_KEY_MAX_BYTES, KV_NEWER_FORMA
                              KV_O_CREATE, KV_O_READ, KV_O_WRITE, KV_OK, KvIo, KvSlice, KvVersion,
                              kv_crc32c)
 from kvcore._rows cimport rows_clear, rows_free, rows_init, rows_key
-from kvcore._wal cimport CELL_HEAD, Wal
+from kvcore._wal cimport CELL_HEAD, WAL_HEADER_BYTES, Wal
 
 cdef enum:
     CK_ROWS_PER_STEP = 4096
     CK_SYNC_BYTES = 4 << 20
     CK_FORMAT = 1
     BLOCK_HEAD = 16
-    PHASE_BLOCKS = 0
-    PHASE_VERIFY = 1
-    PHASE_DONE = 2
+    BYTES_PER_KEY_GUESS = 96
+    PHASE_OPEN = 0
+    PHASE_BLOCKS = 1
+    PHASE_VERIFY = 2
+    PHASE_DONE = 3
 
 cdef const char* MAGIC = b"KVCCKP01"
 cdef const char* END_MAGIC = b"KVCCKEND"
@@ -102,7 +104,7 @@ cdef char* _join(const char* directory, const char* name, const char* suffix) no
 
 cdef int ck_begin(CkWriter* w, const KvIo* io, const char* directory, const char* name,
                   const CkInfo* info, BtSnapshot* snap, const Wal* wal) noexcept nogil:
-    cdef uint64_t i
+    cdef uint64_t i, last
     memset(w, 0, sizeof(CkWriter))
     rows_init(&w.rows)
     w.handle = -1
@@ -112,22 +114,31 @@ cdef int ck_begin(CkWriter* w, const KvIo* io, const char* directory, const char
     w.tmp_path = _join(directory, name, b".tmp")
     w.final_path = _join(directory, name, b".ckp")
     w.dir_path = _join(directory, b"", b"")
-    w.info.segments = wal.segment_count
+    # Segments with something of what it holds; one only made ready may rightly be gone at an open.
+    last = (info.replay_from - WAL_HEADER_BYTES - 1) // wal.segment_bytes
     w.first_seq = wal.first_seq
-    w.table = <CkSegment*>calloc(wal.segment_count + 1, sizeof(CkSegment))
+    if last >= w.first_seq:
+        w.info.segments = min(last - w.first_seq + 1, wal.segment_count)
+    w.table = <CkSegment*>calloc(w.info.segments + 1, sizeof(CkSegment))
     if w.tmp_path == NULL or w.final_path == NULL or w.dir_path == NULL or w.table == NULL:
         return KV_NOMEM
-    for i in range(wal.segment_count):
+    for i in range(w.info.segments):
         w.table[i].seq = wal.segments[i].seq
         w.table[i].nonce = wal.segments[i].nonce
         w.table[i].seed = wal.segments[i].seed
-    w.handle = io.open(io.ctx, w.tmp_path, KV_O_WRITE | KV_O_CREATE)
+    return KV_OK
+
+
+cdef int _open_file(CkWriter* w) noexcept nogil:
+    w.handle = w.io.open(w.io.ctx, w.tmp_path, KV_O_WRITE | KV_O_CREATE)
     if w.handle < 0:
         return KV_IO
-    if io.truncate(io.ctx, w.handle, 0) < 0:
+    if w.io.truncate(w.io.ctx, w.handle, 0) < 0:
         return KV_IO
-    io.allocate(io.ctx, w.handle, CK_HEADER_BYTES + snap.view.live * 96)  # a hint: may be refused
+    # A hint: it may be refused.
+    w.io.allocate(w.io.ctx, w.handle, CK_HEADER_BYTES + w.snap.view.live * BYTES_PER_KEY_GUESS)
     w.off = CK_HEADER_BYTES
+    w.phase = PHASE_BLOCKS
     return KV_OK
 
 
@@ -284,6 +295,8 @@ cdef int ck_step(CkWriter* w, bint* more) noexcept nogil:
     cdef uint32_t keys = 0
     cdef int rc
     more[0] = True
+    if w.phase == PHASE_OPEN:
+        return _open_file(w)
     if w.phase == PHASE_BLOCKS:
         rc = _write_block(w, more)
         if rc != KV_OK or more[0]:

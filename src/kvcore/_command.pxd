@@ -128,6 +128,8 @@ cdef int encode_txn(KvBuf* b, const Limits* lim, object compare, object success,
                     int64_t budget, bint* read_only) except -1
 cdef int check_txn(object success, object failure) except -1
 cdef int check_request(const KvBuf* b, const Limits* lim) except -1
+# An int from anything that is one; TypeError for floats.
+cdef int64_t as_int(object what) except? -1
 cdef tuple make_span(object start, object end, object prefix, bint all_when_empty)
 cdef tuple make_sort(object sort)
 

@@ -12,6 +12,8 @@ the bytes (`bad` becomes true and stays).  Thread safety: operations are immutab
 to their caller.  May not know: index, log, engine.
 """
 
+from operator import index
+
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -480,6 +482,10 @@ cdef bytes _bytes(object what, str name):
     return <bytes>what
 
 
+cdef int64_t as_int(object what) except? -1:
+    return index(what)
+
+
 def prefix_end(bytes prefix not None):
     """The end of the range of all keys that begin with `prefix`; b"\\0" when there is no bound.
 
@@ -542,11 +548,11 @@ cdef class Put:
     Put(b'/a', b'1')
     """
 
-    def __init__(self, key, value=b"", *, int64_t lease=0, bint prev=False,
+    def __init__(self, key, value=b"", *, lease=0, bint prev=False,
                  bint ignore_value=False, bint ignore_lease=False):
         self.key = _bytes(key, "key")
         self.value = _bytes(value, "value")
-        self.lease = lease
+        self.lease = as_int(lease)
         self.flags = ((FLAG_PREV if prev else 0) | (FLAG_IGNORE_VALUE if ignore_value else 0)
                       | (FLAG_IGNORE_LEASE if ignore_lease else 0))
 
@@ -577,20 +583,20 @@ cdef class Range:
     Range(b'/a/', b'/a0')
     """
 
-    def __init__(self, start=None, end=None, *, prefix=None, int64_t limit=0, revision=None,
+    def __init__(self, start=None, end=None, *, prefix=None, limit=0, revision=None,
                  bint keys_only=False, bint count_only=False, sort=None,
-                 int64_t min_mod_revision=0, int64_t max_mod_revision=0,
-                 int64_t min_create_revision=0, int64_t max_create_revision=0):
+                 min_mod_revision=0, max_mod_revision=0,
+                 min_create_revision=0, max_create_revision=0):
         self.key, self.end = make_span(start, end, prefix, True)
         self.spec.flags = ((FLAG_KEYS_ONLY if keys_only else 0)
                            | (FLAG_COUNT_ONLY if count_only else 0))
-        self.spec.limit = limit
-        self.spec.revision = 0 if revision is None else revision
+        self.spec.limit = as_int(limit)
+        self.spec.revision = 0 if revision is None else as_int(revision)
         self.spec.order, self.spec.target = make_sort(sort)
-        self.spec.min_mod = min_mod_revision
-        self.spec.max_mod = max_mod_revision
-        self.spec.min_create = min_create_revision
-        self.spec.max_create = max_create_revision
+        self.spec.min_mod = as_int(min_mod_revision)
+        self.spec.max_mod = as_int(max_mod_revision)
+        self.spec.min_create = as_int(min_create_revision)
+        self.spec.max_create = as_int(max_create_revision)
 
     def __repr__(self):
         return f"{type(self).__name__}({self.key!r}" + (f", {self.end!r})" if self.end else ")")
@@ -604,15 +610,15 @@ cdef class Get(Range):
         self.key = _bytes(key, "key")
         self.end = None
         self.spec.flags = FLAG_SINGLE
-        self.spec.revision = 0 if revision is None else revision
+        self.spec.revision = 0 if revision is None else as_int(revision)
 
 
 @cython.final
 cdef class Compact:
     """Forget what only revisions before `revision` show (submit only)."""
 
-    def __init__(self, int64_t revision):
-        self.revision = revision
+    def __init__(self, revision):
+        self.revision = as_int(revision)
 
     def __repr__(self):
         return f"Compact({self.revision})"

@@ -33,10 +33,16 @@ cdef struct Waker:
     int signalled                # set until the reader resets it: one write wakes for many
 
 
+cdef struct WakeRef:
+    Waker* waker
+    WakeRef* next
+
+
 cdef struct Request:
     KvBuf cmd                    # encoded commands
     uint32_t count               # how many
     bint is_async                # nobody waits on cond; the native committer serves it
+    bint signals                 # its waiter is the thread that signals interrupt
     bint control                 # carries no command: its waiter wants the committer role
     KvResult res
     # guarded by qlock
@@ -46,7 +52,8 @@ cdef struct Request:
     Request* wake_next           # done, not yet signalled
     Request* wake_prev
     bint in_wake
-    Waker* waker
+    WakeRef* wakers              # event loops and the callback thread that want to know
+    bint away                    # its waiter looks for signals and may be waiting for the GIL
     KvCond cond
 
 
@@ -83,6 +90,8 @@ cdef struct Commit:
     int waiting_to_wake          # the wake list is not empty (atomic)
     bint busy                    # somebody holds the committer role
     bint closing                 # no new requests
+    bint shut                    # close() is through
+    KvCond shut_cond
     KvCond committer_wanted_cond
     bint committer_wanted
     bint committer_stop
@@ -106,10 +115,12 @@ cdef struct Commit:
     BtSnapshot* ck_snap
     char* directory              # "" in memory mode
     uint64_t ck_number           # of the newest checkpoint
+    uint64_t ck_retry_ns         # pause after a failed one, doubled each time
+    uint64_t ck_retry_at_ns
     int64_t ck_revision
     uint64_t ck_applied          # applied index and log position of the newest one
     uint64_t ck_pos
-    int maint_status             # first failure of background work
+    int maint_status             # the newest failure of background work
     # statistics, guarded by lock
     uint64_t batches
     uint64_t commands

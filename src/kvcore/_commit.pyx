@@ -31,8 +31,8 @@ from posix.unistd cimport write as posix_write
 from kvcore._btree cimport bt_compact_step, bt_drain_step, bt_release, bt_snapshot
 from kvcore._checkpoint cimport CkInfo, ck_begin, ck_end, ck_step
 from kvcore._command cimport Cursor, buf_free
-from kvcore._native cimport (KV_CLOSED, KV_NOMEM, KV_OK, KV_POISONED, KV_UNKNOWN_OUTCOME,
-                             kv_add_int, kv_cond_destroy, kv_cond_init, kv_cond_signal,
+from kvcore._native cimport (KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, KV_UNKNOWN_OUTCOME,
+                             kv_add_int, kv_cond_broadcast, kv_cond_destroy, kv_cond_init, kv_cond_signal,
                              kv_cond_wait, kv_cond_wait_ns, kv_load_int, kv_mutex_init,
                              kv_mutex_lock, kv_mutex_unlock, kv_store_i64, kv_store_int,
                              kv_thread_join, kv_thread_start)
@@ -48,6 +48,8 @@ cdef enum:
     COMPACT_SLICE = 512          # keys looked at per hold of the lock
     MAINT_IDLE_NS = 50000000
     CACHED_FOR_NS = 5000000000   # an unused cached snapshot is let go after this
+    RETRY_MIN_NS = 1000000000    # a failed checkpoint is tried again after 1 s, 2 s, ... 60 s
+    RETRY_MAX_NS = 60000000000
 
 cdef double REPLAY_NS_PER_COMMAND = 1000.0
 cdef double REPLAY_NS_PER_BYTE = 0.5
@@ -69,13 +71,17 @@ cdef Request* request_new(bint is_async) noexcept nogil:
 
 
 cdef void request_drop(Request* r) noexcept nogil:
+    cdef WakeRef* ref
     if kv_add_int(&r.refs, -1) != 0:
         return
     result_free(&r.res)
     buf_free(&r.cmd)
     kv_cond_destroy(&r.cond)
-    if r.waker != NULL:
-        waker_drop(r.waker)
+    while r.wakers != NULL:
+        ref = r.wakers
+        r.wakers = ref.next
+        waker_drop(ref.waker)
+        free(ref)
     free(r)
 
 
@@ -190,10 +196,14 @@ cdef void _commit_batch(Commit* c, Request* first, uint64_t total, uint32_t coun
         c.batches += 1
         c.commands += count
         kv_mutex_unlock(&c.lock)
+        if rc != KV_OK:
+            rc = KV_UNKNOWN_OUTCOME          # durable: the next open applies it
     while r != NULL:                         # those that were not applied
         r.res.status = rc
         if rc == KV_POISONED or rc == KV_UNKNOWN_OUTCOME:
             r.res.detail = c.wal.poison_errno
+        elif rc == KV_IO:
+            r.res.detail = c.wal.roll_errno
         r = r.next
 
 
@@ -262,14 +272,24 @@ cdef void _wake(Commit* c, int n) noexcept nogil:
 
 
 cdef void _elect(Commit* c) noexcept nogil:
-    """Hands the role on; the one chosen needs no interpreter to begin."""
-    if c.head == NULL:
+    """Hands the role on; the one chosen needs no interpreter to begin.
+
+    A waiter that is away (it looks for signals, and may be waiting for the GIL) is passed over for any
+    other, at last for the native thread: a round serves the head of the queue whoever runs it."""
+    cdef Request* r = c.head
+    if r == NULL:
         c.busy = False
-    elif c.head.is_async:
+        return
+    while r != NULL and not r.control and (r.is_async or r.away):
+        r = r.next
+    if r != NULL and (r == c.head or not (r.control or c.head.is_async)):
+        r.state = REQ_ELECTED
+        kv_cond_signal(&r.cond)
+    elif c.committer.running or kv_thread_start(&c.committer, _committer_main, c) == 0:
         c.committer_wanted = True
         kv_cond_signal(&c.committer_wanted_cond)
     else:
-        c.head.state = REQ_ELECTED
+        c.head.state = REQ_ELECTED           # no thread to be had: it begins when it is back
         kv_cond_signal(&c.head.cond)
 
 
@@ -277,14 +297,17 @@ cdef void _finish(Commit* c, Request* first, Request* mine) noexcept nogil:
     """Marks a batch done; its waiters go to the wake list, futures are told."""
     cdef Request* r = first
     cdef Request* following
+    cdef WakeRef* ref
     while r != NULL:
         following = r.next
         r.next = NULL
         r.state = REQ_DONE
         if r.is_async:
-            kv_cond_signal(&r.cond)
-            if r.waker != NULL:
-                _waker_signal(r.waker)
+            kv_cond_broadcast(&r.cond)
+            ref = r.wakers
+            while ref != NULL:
+                _waker_signal(ref.waker)
+                ref = ref.next
             request_drop(r)
         elif r != mine:
             _wake_add(c, r)
@@ -321,12 +344,17 @@ cdef void _round(Commit* c, Request* mine) noexcept nogil:
 
 
 cdef int _wait_locked(Commit* c, Request* r) noexcept nogil:
-    """Until r is done; 1 when it is time to look for signals."""
+    """Until r is done; 1 when it is time to look for signals (only where some arrive)."""
+    r.away = False
     while r.state != REQ_DONE:
         if r.state == REQ_ELECTED:
+            r.state = REQ_QUEUED             # a round may end before it comes to r
             _round(c, r)
+        elif not r.signals:
+            kv_cond_wait(&r.cond, &c.qlock)
         elif not kv_cond_wait_ns(&r.cond, &c.qlock, WAIT_SLICE_NS):
             if r.state == REQ_QUEUED or r.state == REQ_TAKEN:
+                r.away = True
                 return 1
     if r.in_wake:
         _wake_remove(c, r)
@@ -359,6 +387,7 @@ cdef int commit_wait(Commit* c, Request* r) noexcept nogil:
 cdef bint commit_withdraw(Commit* c, Request* r) noexcept nogil:
     cdef bint mine = False
     kv_mutex_lock(&c.qlock)
+    r.away = False
     if r.state == REQ_QUEUED or r.state == REQ_ELECTED:
         mine = True
         _unlink(c, r)
@@ -480,6 +509,8 @@ cdef int _checkpoint_begin(Commit* c) noexcept nogil:
     if rc != KV_OK:
         return rc
     rc = c.stopped
+    if rc == KV_OK and kv_load_int(&c.wal.poison_errno):
+        rc = KV_POISONED                     # the log's end is not known: nothing may name it
     if rc == KV_OK and kv_load_int(&c.dirty):
         rc = wal_sync(c.wal)                 # the values it names must be durable before it is
         kv_store_int(&c.dirty, rc != KV_OK)
@@ -507,11 +538,15 @@ cdef int _checkpoint_begin(Commit* c) noexcept nogil:
 
 cdef void _checkpoint_end(Commit* c, int rc) noexcept nogil:
     if rc == KV_OK:
+        kv_store_int(&c.maint_status, KV_OK)
+        c.ck_retry_ns = 0
         c.ck_number += 1
         c.ck_revision = c.ck.info.revision
         c.ck_applied = c.ck.info.applied_index
         c.ck_pos = c.ck.info.replay_from
     if c.ck_active:
+        if rc != KV_OK and c.ck.tmp_path != NULL:
+            c.wal.io.unlink(c.wal.io.ctx, c.ck.tmp_path)     # what it reserved is free again
         ck_end(&c.ck)
         c.ck_active = False
     if c.ck_snap != NULL:
@@ -545,11 +580,11 @@ cdef bint _checkpoint_due(Commit* c) noexcept nogil:
     return cost > c.replay_target_ns
 
 
-cdef bint _checkpoint_step(Commit* c) noexcept nogil:
+cdef bint _checkpoint_step(Commit* c, uint64_t now_ns) noexcept nogil:
     cdef bint more = True
     cdef int rc = KV_OK
     if not c.ck_active:
-        if c.maint_status != KV_OK or not _checkpoint_due(c):
+        if now_ns < c.ck_retry_at_ns or not _checkpoint_due(c):
             return False
         rc = _checkpoint_begin(c)
         more = rc == KV_OK
@@ -559,20 +594,51 @@ cdef bint _checkpoint_step(Commit* c) noexcept nogil:
         _checkpoint_end(c, rc)
         more = False
     if rc != KV_OK and rc != KV_CLOSED:
-        c.maint_status = rc
+        kv_store_int(&c.maint_status, rc)                  # told by status(); tried again, ever more slowly
+        c.ck_retry_ns = min(max(2 * c.ck_retry_ns, <uint64_t>RETRY_MIN_NS),
+                            <uint64_t>RETRY_MAX_NS)
+        c.ck_retry_at_ns = now_ns + c.ck_retry_ns
     return more
 
 
-cdef int commit_checkpoint(Commit* c) noexcept nogil:
+cdef bint _closing(Commit* c) noexcept nogil:
+    cdef bint closing
+    kv_mutex_lock(&c.qlock)
+    closing = c.closing
+    kv_mutex_unlock(&c.qlock)
+    return closing
+
+
+cdef int _checkpoint_now(Commit* c, uint64_t* mine) noexcept nogil:
+    """A piece of the checkpoint under way, or the beginning of one; *mine is its number once begun.
+
+    REQUIRES: step_lock"""
     cdef bint more = True
     cdef int rc = KV_OK
-    kv_mutex_lock(&c.step_lock)
-    if not c.ck_active:
-        rc = _checkpoint_begin(c)
-    while rc == KV_OK and more:
+    if _closing(c):
+        return KV_CLOSED
+    if c.ck_active:
         rc = ck_step(&c.ck, &more)
-    _checkpoint_end(c, rc)
-    kv_mutex_unlock(&c.step_lock)
+    elif mine[0] == 0:
+        rc = _checkpoint_begin(c)
+        mine[0] = c.ck_number + 1
+    else:
+        rc = kv_load_int(&c.maint_status) if c.ck_number < mine[0] else KV_OK      # another thread ended it
+    if rc != KV_OK or not more:
+        _checkpoint_end(c, rc)
+    return rc
+
+
+cdef int commit_checkpoint(Commit* c) noexcept nogil:
+    """One that is under way is finished first: it may be older than the caller's last write."""
+    cdef uint64_t mine = 0
+    cdef int rc = KV_OK
+    cdef bint done = False
+    while rc == KV_OK and not done:
+        kv_mutex_lock(&c.step_lock)
+        rc = _checkpoint_now(c, &mine)
+        done = mine != 0 and c.ck_number >= mine
+        kv_mutex_unlock(&c.step_lock)
     return rc
 
 
@@ -600,7 +666,7 @@ cdef bint _index_step(Commit* c, uint64_t budget) noexcept nogil:
 cdef void _expire_cached(Commit* c, uint64_t now_ns) noexcept nogil:
     cdef int i
     kv_mutex_lock(&c.lock)
-    for i in range(CACHED_SNAPSHOTS):
+    for i in range(CACHED_SNAPSHOTS if not c.closed else 0):
         if (c.cached[i].snap != NULL and c.cached[i].readers == 0
                 and now_ns > c.cached[i].used_ns + CACHED_FOR_NS):
             bt_release(&c.state.tree, c.cached[i].snap)
@@ -617,12 +683,12 @@ cdef bint commit_step(Commit* c, uint64_t now_ns, uint64_t budget) noexcept nogi
     if not c.wal.in_memory:
         if wal_prepare_step(c.wal, 1 << 20, &rc):
             more = True
-        if rc != KV_OK and c.maint_status == KV_OK:
-            c.maint_status = rc
+        if rc != KV_OK and kv_load_int(&c.maint_status) == KV_OK:
+            kv_store_int(&c.maint_status, rc)
         if (c.sync_mode == SYNC_INTERVAL and kv_load_int(&c.dirty)
                 and now_ns - c.last_sync_ns >= c.sync_interval_ns):
             commit_sync(c)
-        if _checkpoint_step(c):
+        if _checkpoint_step(c, now_ns):
             more = True
     kv_mutex_unlock(&c.step_lock)
     return more
@@ -671,8 +737,10 @@ cdef void commit_stop_threads(Commit* c) noexcept nogil:
     kv_cond_signal(&c.committer_wanted_cond)
     kv_mutex_unlock(&c.qlock)
     kv_thread_join(&c.committer)
+    kv_mutex_lock(&c.step_lock)              # a step() or checkpoint() of another thread ends first
     if c.ck_active:
         _checkpoint_end(c, KV_CLOSED)
+    kv_mutex_unlock(&c.step_lock)
 
 
 # =================================================================================================
@@ -688,6 +756,7 @@ cdef int commit_init(Commit* c, uint32_t order, Wal* wal) noexcept nogil:
     kv_mutex_init(&c.step_lock)
     kv_cond_init(&c.readers_gone)
     kv_cond_init(&c.committer_wanted_cond)
+    kv_cond_init(&c.shut_cond)
     kv_cond_init(&c.mcond)
     return state_init(&c.state, order, wal)
 

@@ -38,6 +38,8 @@ cdef class Engine:
 cdef class Snapshot:
     cdef Engine engine
     cdef BtSnapshot* snap
+    cdef int pins                # reads under way; guarded by the engine's lock
+    cdef bint dropped            # release() was called
     cdef readonly int64_t revision
     cdef int64_t compact_revision
     cdef int _pin(self, KvReader* r) except -1

@@ -14,6 +14,7 @@ public subclass; results own copies.  May not know: CLI, Kubernetes, etcd.
 
 import os
 import re
+from threading import main_thread
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -25,11 +26,11 @@ from libc.string cimport memset, strdup
 from kvcore._btree cimport (BtSnapshot, BtStats, BtView, bt_check, bt_deinit, bt_dump, bt_find_at,
                             bt_find_many, bt_init, bt_release, bt_snapshot, bt_stats)
 from kvcore._checkpoint cimport CkInfo, CkSegment, ck_load
-from kvcore._command cimport (FLAG_COUNT_ONLY, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE,
-                              FLAG_KEYS_ONLY, FLAG_PREV, ORDER_ASCEND, ORDER_NONE, TARGET_KEY,
-                              Cursor, Put, Range, RangeCmd, check_request, check_txn,
-                              encode_compact, encode_delete, encode_op, encode_put, encode_txn,
-                              make_sort, make_span)
+from kvcore._command cimport (
+    Cursor, FLAG_COUNT_ONLY, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE, FLAG_KEYS_ONLY, FLAG_PREV,
+    ORDER_ASCEND, ORDER_NONE, Put, Range, RangeCmd, TARGET_KEY, as_int, check_request, check_txn,
+    encode_compact, encode_delete, encode_op, encode_put, encode_txn, make_sort, make_span,
+)
 from kvcore._commit cimport (CACHED_SNAPSHOTS, SYNC_ALWAYS, SYNC_INTERVAL, SYNC_OFF, CachedSnapshot,
                              Commit, Request, commit_call, commit_checkpoint, commit_claim,
                              commit_deinit, commit_init, commit_pass_baton,
@@ -39,7 +40,7 @@ from kvcore._commit cimport (CACHED_SNAPSHOTS, SYNC_ALWAYS, SYNC_INTERVAL, SYNC_
 from kvcore._future cimport make_future, raise_result, ready_future
 from kvcore._hash cimport hash_view
 from kvcore._native cimport (KV_COMPACTED, KV_CORRUPT, KV_FUTURE_REV, KV_NEWER_FORMAT, KV_NOTFOUND,
-                             KV_OK, Clock, Io, KvSlice, KvVersion, kv_cond_signal, kv_cond_wait,
+                             KV_OK, Clock, Io, KvSlice, KvVersion, kv_cond_broadcast, kv_cond_signal, kv_cond_wait,
                              kv_fork_generation, kv_fork_watch, kv_load_i64, kv_load_int,
                              kv_load_u64, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
                              kv_plain_mem, kv_prefetch, kv_raise)
@@ -54,6 +55,12 @@ from kvcore.errors import (ClosedError, EmptyKeyError, ForkedError, NewerFormatE
                            OutOfMemoryError)
 
 kv_fork_watch()
+
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident() noexcept nogil
+
+# Only this thread runs signal handlers; the others wait without looking for signals.
+cdef unsigned long _main_thread = main_thread().ident
 
 cdef enum:
     LOCKED_ROWS = 2000           # a range of more rows walks a snapshot instead
@@ -124,6 +131,7 @@ cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
 # Engine
 # =================================================================================================
 
+@cython.no_gc_clear                       # the log must outlive the threads that write to it
 cdef class Engine:
     """The verbs of kvcore.Store; use kvcore.open()."""
 
@@ -143,6 +151,8 @@ cdef class Engine:
             raise ValueError(f"B-tree order must be at most 1024, got {order}")
         if sync not in _SYNC_MODES:
             raise ValueError(f"sync must be one of {', '.join(_SYNC_MODES)}, got {sync!r}")
+        if not (0 <= sync_interval < 1e9 and 0 <= replay_target < 1e9):
+            raise ValueError("sync_interval and replay_target are seconds, not negative")
         if not 1 <= max_key_bytes <= 65535:
             raise ValueError(f"max_key_bytes must be in 1..65535, got {max_key_bytes}")
         if not 64 <= max_request_bytes <= segment_bytes // 2:
@@ -172,10 +182,13 @@ cdef class Engine:
             c.sync_mode = sync_mode
             c.sync_interval_ns = <uint64_t>(sync_interval * 1e9)
             c.replay_target_ns = replay_target * 1e9
-            c.batch_bytes = min(<uint64_t>BATCH_BYTES,
-                                (self.log.c.segment_bytes - self.limits.max_request_bytes) // 2)
             c.directory = strdup(os.fsencode(self.log.path))
             self._recover()
+            # The directory's segments may be smaller than the argument says.
+            self.limits.max_request_bytes = min(self.limits.max_request_bytes,
+                                                self.log.c.segment_bytes // 2)
+            c.batch_bytes = min(<uint64_t>BATCH_BYTES,
+                                (self.log.c.segment_bytes - self.limits.max_request_bytes) // 2)
             revision = c.state.revision
             if not self.log.recovery.clean and c.ceiling > revision:
                 revision = c.ceiling     # a revision somebody may have seen is never given again
@@ -247,6 +260,7 @@ cdef class Engine:
 
     cdef int _enter(self) except -1:
         """Takes the lock; never waits for it with the GIL held."""
+        cdef int stopped
         if self.fork_generation != kv_fork_generation():
             raise ForkedError()
         if not self.opened:
@@ -257,6 +271,10 @@ cdef class Engine:
         if self.c.closed:
             kv_mutex_unlock(&self.c.lock)
             raise ClosedError()
+        if self.c.stopped:                   # a durable change is applied by half: show nothing
+            stopped = self.c.stopped
+            kv_mutex_unlock(&self.c.lock)
+            kv_raise(stopped)
         return 0
 
     cdef void _leave(self) noexcept:
@@ -271,6 +289,7 @@ cdef class Engine:
         if r == NULL:
             raise OutOfMemoryError()
         r.count = 1
+        r.signals = PyThread_get_thread_ident() == _main_thread
         return r
 
     cdef int _run(self, Request* r) except -1:
@@ -297,7 +316,7 @@ cdef class Engine:
         commit_pass_baton(c)
         return raise_result(r)
 
-    def put(self, key, value=b"", *, int64_t lease=0, bint prev=False, bint ignore_value=False,
+    def put(self, key, value=b"", *, lease=0, bint prev=False, bint ignore_value=False,
             bint ignore_lease=False):
         """Give `key` a new value; returns when it is durable (sync="always") and visible.
 
@@ -331,7 +350,8 @@ cdef class Engine:
             flags |= FLAG_IGNORE_LEASE
         r = self._request(False)
         try:
-            encode_put(&r.cmd, &self.limits, <bytes>key, <bytes>value, lease, flags)
+            encode_put(&r.cmd, &self.limits, <bytes>key, <bytes>value, as_int(lease),
+                       flags)
             check_request(&r.cmd, &self.limits)
             r.res.brief = not prev
             self._run(r)
@@ -341,7 +361,7 @@ cdef class Engine:
         finally:
             request_drop(r)
 
-    def put_many(self, items, *, int64_t lease=0):
+    def put_many(self, items, *, lease=0):
         """Put (key, value) pairs, one revision each; up to 4 MiB of them share one sync.
 
         Args: items: iterable of (bytes, bytes). Returns: list of their revisions, in order.
@@ -353,6 +373,7 @@ cdef class Engine:
         [2, 3]
         """
         cdef Request* r = NULL
+        cdef int64_t lease_id = as_int(lease)
         cdef list revisions = []
         try:
             for key, value in items:
@@ -364,7 +385,7 @@ cdef class Engine:
                     r = self._request(False)
                     r.count = 0
                     r.res.brief = True
-                encode_put(&r.cmd, &self.limits, <bytes>key, <bytes>value, lease, 0)
+                encode_put(&r.cmd, &self.limits, <bytes>key, <bytes>value, lease_id, 0)
                 r.count += 1
                 if r.cmd.len >= self.c.batch_bytes:
                     self._run(r)
@@ -441,11 +462,12 @@ cdef class Engine:
         cur.end = p + n
         cur.bad = False
         self._enter()
-        r.res.status = state_read_txn(&self.c.state, &cur, &r.res)
-        self._leave()
+        with nogil:                          # it may walk far; only users of the lock wait
+            r.res.status = state_read_txn(&self.c.state, &cur, &r.res)
+            kv_mutex_unlock(&self.c.lock)
         return raise_result(r)
 
-    def compact(self, int64_t revision, *, bint physical=False):
+    def compact(self, revision, *, bint physical=False):
         """Forget what only revisions before `revision` show; it stays readable itself.
 
         Args: physical: wait until the memory is free. Returns: the store's revision.
@@ -458,10 +480,11 @@ cdef class Engine:
         >>> db.compact(3)
         3
         """
+        cdef int64_t target = as_int(revision)
         cdef Request* r = self._request(False)
         cdef bint more = True
         try:
-            encode_compact(&r.cmd, revision)
+            encode_compact(&r.cmd, target)
             self._run(r)
             commit_wake_maintenance(&self.c)
             while physical and more:
@@ -469,7 +492,7 @@ cdef class Engine:
                     commit_step(&self.c, self.c.clock.now_ns(self.c.clock.ctx), 4096)
                 PyErr_CheckSignals()
                 self._enter()
-                more = self.c.state.tree.floor < revision
+                more = self.c.state.tree.floor < target
                 self._leave()
             return r.res.revision
         finally:
@@ -497,17 +520,22 @@ cdef class Engine:
             encode_op(&r.cmd, &self.limits, op, &read_only)
             check_request(&r.cmd, &self.limits)
             r.res.brief = isinstance(op, Put) and (<Put>op).flags & FLAG_PREV == 0
-            if read_only:
-                self._read_txn(r.cmd.p, r.cmd.len, r)
-                return ready_future(make_answer(&r.res, self.log))
-            rc = commit_submit(&self.c, r)
-            if rc != KV_OK:
-                kv_raise(rc)
+            if not read_only:
+                rc = commit_submit(&self.c, r)
+                if rc != KV_OK:
+                    kv_raise(rc)
         except BaseException:
             request_drop(r)
             request_drop(r)
             raise
-        return make_future(self, &self.c, r, self.log)
+        if not read_only:
+            return make_future(self, &self.c, r, self.log)
+        try:
+            self._read_txn(r.cmd.p, r.cmd.len, r)
+            return ready_future(make_answer(&r.res, self.log))
+        finally:
+            request_drop(r)
+            request_drop(r)
 
     def _submit_read(self, Range op):
         cdef RangeCmd q = op.spec
@@ -544,7 +572,7 @@ cdef class Engine:
         if PyBytes_GET_SIZE(<bytes>key) == 0:
             raise EmptyKeyError()
         if revision is not None:
-            at = revision
+            at = as_int(revision)
         self._enter()
         if at > 0:
             rc = _resolve(&self.c.state, &at)
@@ -576,7 +604,7 @@ cdef class Engine:
         """
         cdef list wanted = list(keys)
         cdef Py_ssize_t n = len(wanted), i
-        cdef int64_t at = 0 if revision is None else revision
+        cdef int64_t at = 0 if revision is None else as_int(revision)
         cdef KvSlice* slices
         cdef KvVersion* found
         cdef int* status
@@ -602,27 +630,33 @@ cdef class Engine:
 
     cdef int _find_many(self, const KvSlice* keys, uint64_t n, int64_t at, KvVersion* found,
                         int* status) except -1:
+        """A few under the lock; many on a snapshot, without lock and GIL."""
         cdef BtView view
-        cdef uint64_t i
+        cdef BtSnapshot* snap = NULL
+        cdef int64_t compacted
         cdef int rc = KV_OK
         self._enter()
         if at > 0:
             rc = _resolve(&self.c.state, &at)
-        if rc == KV_OK:
-            view = state_reader(&self.c.state).view
-            if at > 0:
-                for i in range(n):
-                    status[i] = bt_find_at(&view, keys[i], at, &found[i])
-            else:
-                bt_find_many(&view, keys, n, found, status)
-        at = self.c.state.compact_revision
+        compacted = self.c.state.compact_revision
+        view = state_reader(&self.c.state).view
+        if rc == KV_OK and n > MANY_CHUNK:
+            snap = bt_snapshot(&self.c.state.tree)
+        if snap != NULL:
+            view = snap.view
+            self.c.readers += 1
+        elif rc == KV_OK:
+            _find_all(&view, keys, n, at, found, status)
         self._leave()
-        return kv_raise(rc, at if rc == KV_COMPACTED else None)
+        if snap != NULL:
+            with nogil:
+                _find_all(&view, keys, n, at, found, status)
+            self._done_reading(NULL, snap)
+        return kv_raise(rc, compacted if rc == KV_COMPACTED else None)
 
-    def range(self, start=None, end=None, *, prefix=None, int64_t limit=0, revision=None,
-              bint keys_only=False, bint count_only=False, sort=None, int64_t min_mod_revision=0,
-              int64_t max_mod_revision=0, int64_t min_create_revision=0,
-              int64_t max_create_revision=0):
+    def range(self, start=None, end=None, *, prefix=None, limit=0, revision=None,
+              bint keys_only=False, bint count_only=False, sort=None, min_mod_revision=0,
+              max_mod_revision=0, min_create_revision=0, max_create_revision=0):
         """The live keys of [start, end), of a prefix, or all, now or at a revision.
 
         Args: start alone: that one key; end b"\\0": no upper bound; limit: rows at most (0: all);
@@ -644,15 +678,15 @@ cdef class Engine:
         first, last = make_span(start, end, prefix, True)
         _fill_range(&q, first, last)
         q.flags = (FLAG_KEYS_ONLY if keys_only else 0) | (FLAG_COUNT_ONLY if count_only else 0)
-        q.limit = limit
+        q.limit = as_int(limit)
         if revision is not None:
-            q.revision = revision
+            q.revision = as_int(revision)
         if sort is not None:
             q.order, q.target = make_sort(sort)
-        q.min_mod = min_mod_revision
-        q.max_mod = max_mod_revision
-        q.min_create = min_create_revision
-        q.max_create = max_create_revision
+        q.min_mod = as_int(min_mod_revision)
+        q.max_mod = as_int(max_mod_revision)
+        q.min_create = as_int(min_create_revision)
+        q.max_create = as_int(max_create_revision)
         result_init(&res)
         try:
             self._range(&q, &res)
@@ -819,24 +853,33 @@ cdef class Engine:
         """Counters of index, log and commit path, as a dict."""
         cdef BtStats s
         cdef Commit* c = &self.c
+        cdef KvReader now
+        cdef uint64_t applied, term, batches, commands
+        cdef uint32_t order
+        cdef bint compacting
+        # Copied first: making objects may run finalizers that want the lock.
         self._enter()
         bt_stats(&c.state.tree, &s)
-        got = {
-            "revision": c.state.revision, "compact_revision": max(c.state.compact_revision, 0),
-            "keys": s.live, "entries": s.keys, "versions": s.versions,
-            "order": c.state.tree.order, "depth": s.depth, "leaves": s.leaves, "inners": s.inners,
-            "index_bytes": s.chunk_bytes, "index_live_bytes": s.live_bytes,
-            "dead_blocks": s.dead_blocks, "snapshots": s.snapshots, "copied_nodes": s.copied_nodes,
-            "applied_index": c.state.applied_index, "term": c.state.term,
-            "compacting": c.state.tree.floor_next > c.state.tree.floor,
-            "checkpoint_number": c.ck_number, "checkpoint_revision": c.ck_revision,
-            "batches": c.batches, "commands": c.commands,
-        }
+        now = state_reader(&c.state)
+        applied, term = c.state.applied_index, c.state.term
+        order = c.state.tree.order
+        compacting = c.state.tree.floor_next > c.state.tree.floor
+        batches, commands = c.batches, c.commands
         self._leave()
+        got = {
+            "revision": now.revision, "compact_revision": max(now.compact_revision, 0),
+            "keys": s.live, "entries": s.keys, "versions": s.versions, "order": order,
+            "depth": s.depth, "leaves": s.leaves, "inners": s.inners,
+            "index_bytes": s.chunk_bytes, "index_live_bytes": s.live_bytes,
+            "dead_blocks": s.dead_blocks, "snapshots": s.snapshots,
+            "copied_nodes": s.copied_nodes, "applied_index": applied, "term": term,
+            "compacting": compacting, "checkpoint_number": c.ck_number,
+            "checkpoint_revision": c.ck_revision, "batches": batches, "commands": commands,
+        }
         got.update(segments=self.log.c.segment_count, segment_bytes=self.log.c.segment_bytes,
                    log_bytes=kv_load_u64(&self.log.c.bytes), syncs=kv_load_u64(&self.log.c.syncs),
                    poisoned=kv_load_int(&self.log.c.poison_errno) != 0,
-                   background_status=c.maint_status)
+                   background_status=kv_load_int(&c.maint_status))
         return got
 
     def _check_index(self):
@@ -846,7 +889,7 @@ cdef class Engine:
         self._enter()
         with nogil:                          # the lock is held: only readers of it wait
             rc = bt_check(&self.c.state.tree, message, sizeof(message))
-        self._leave()
+            kv_mutex_unlock(&self.c.lock)
         return message.decode() if rc != KV_OK else None
 
     def _damaged_values(self, progress=None):
@@ -916,17 +959,23 @@ cdef class Engine:
         """Seal the log and free everything; results already returned stay usable. Idempotent."""
         cdef Commit* c = &self.c
         cdef Request control
+        cdef bint first
         if not self.opened:
             return
         if self.fork_generation != kv_fork_generation():
             self.opened = False              # the parent's store: nothing of it is ours to end
             return
         kv_mutex_lock(&c.qlock)
-        if c.closing:
-            kv_mutex_unlock(&c.qlock)
-            return
+        first = not c.closing
         c.closing = True
         kv_mutex_unlock(&c.qlock)
+        if not first:                        # another thread closes: closed means through
+            with nogil:
+                kv_mutex_lock(&c.qlock)
+                while not c.shut:
+                    kv_cond_wait(&c.shut_cond, &c.qlock)
+                kv_mutex_unlock(&c.qlock)
+            return
         with nogil:
             commit_claim(c, &control, True)  # behind everything queued before
             commit_unclaim(c, &control)
@@ -936,7 +985,13 @@ cdef class Engine:
                 self.log.seal(c.state.revision, c.state.applied_index + 1, c.state.term)
         finally:
             self._abandon()
-            self.log.shut()
+            try:
+                self.log.shut()
+            finally:
+                kv_mutex_lock(&c.qlock)
+                c.shut = True
+                kv_cond_broadcast(&c.shut_cond)
+                kv_mutex_unlock(&c.qlock)
 
     def _abandon(self):
         """Frees the index and leaves the log as it is."""
@@ -968,6 +1023,16 @@ cdef inline bint _is_page(const RangeCmd* q) noexcept nogil:
     return (0 < q.limit <= LOCKED_ROWS and q.target == TARGET_KEY
             and (q.order == ORDER_NONE or q.order == ORDER_ASCEND)
             and q.min_mod == 0 and q.max_mod == 0 and q.min_create == 0 and q.max_create == 0)
+
+
+cdef void _find_all(const BtView* view, const KvSlice* keys, uint64_t n, int64_t at,
+                    KvVersion* found, int* status) noexcept nogil:
+    cdef uint64_t i
+    if at <= 0:
+        bt_find_many(view, keys, n, found, status)
+        return
+    for i in range(n):
+        status[i] = bt_find_at(view, keys[i], at, &found[i])
 
 
 cdef inline int _resolve(const KvState* s, int64_t* at) noexcept nogil:
@@ -1041,11 +1106,14 @@ cdef class Snapshot:
 
     cdef int _pin(self, KvReader* r) except -1:
         """Keeps the index from being freed by close() while it is read without the lock."""
+        if self.engine is None:
+            raise TypeError("Snapshot objects come from Store.snapshot")
         self.engine._enter()
-        if self.snap == NULL:
+        if self.snap == NULL or self.dropped:
             self.engine._leave()
             raise ClosedError("kvcore: the snapshot was released")
         self.engine.c.readers += 1
+        self.pins += 1
         r.view = self.snap.view
         self.engine._leave()
         r.wal = &self.engine.log.c
@@ -1055,13 +1123,24 @@ cdef class Snapshot:
         return 0
 
     cdef void _unpin(self) noexcept:
-        self.engine._done_reading(NULL, NULL)
+        """A release() that came meanwhile is carried out by the last reader."""
+        cdef Commit* c = &self.engine.c
+        with nogil:
+            kv_mutex_lock(&c.lock)
+            self.pins -= 1
+            if self.dropped and self.pins == 0:
+                bt_release(&c.state.tree, self.snap)
+                self.snap = NULL
+            c.readers -= 1
+            if c.readers == 0:
+                kv_cond_signal(&c.readers_gone)
+            kv_mutex_unlock(&c.lock)
 
     def get(self, key, revision=None):
         """The KeyValue of `key` in the snapshot, or at a revision before it; or None."""
         cdef KvReader r
         cdef KvVersion v
-        cdef int64_t at = 0 if revision is None else revision
+        cdef int64_t at = 0 if revision is None else as_int(revision)
         cdef int rc = KV_OK
         if type(key) is not bytes:
             _not_bytes(key, "key")
@@ -1109,15 +1188,17 @@ cdef class Snapshot:
     def release(self):
         """Let go of what only the snapshot shows. Idempotent."""
         cdef Commit* c = &self.engine.c
-        cdef BtSnapshot* snap
+        cdef BtSnapshot* snap = NULL
         if self.engine.fork_generation != kv_fork_generation() or not self.engine.opened:
             return
         with nogil:
             kv_mutex_lock(&c.lock)
-            snap = self.snap
-            self.snap = NULL
-            if snap != NULL and not c.closed:
-                bt_release(&c.state.tree, snap)
+            self.dropped = True
+            if self.pins == 0:
+                snap = self.snap
+                self.snap = NULL
+                if snap != NULL and not c.closed:
+                    bt_release(&c.state.tree, snap)
             kv_mutex_unlock(&c.lock)
         if snap != NULL:
             commit_wake_maintenance(c)
@@ -1136,4 +1217,4 @@ cdef class Snapshot:
         raise TypeError("a snapshot cannot be pickled")
 
     def __repr__(self):
-        return f"<Snapshot at revision {self.revision}{' (released)' if self.snap == NULL else ''}>"
+        return f"<Snapshot at revision {self.revision}{' (released)' if self.dropped else ''}>"

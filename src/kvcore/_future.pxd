@@ -2,6 +2,7 @@
 """Futures of submitted operations."""
 
 from kvcore._commit cimport Commit, Request, Waker
+from kvcore._rows cimport Rows
 from kvcore._wal cimport Log
 
 
@@ -10,8 +11,11 @@ cdef class Future:
     cdef Request* r              # NULL: was answered at once
     cdef object owner            # the store: keeps c alive
     cdef Log log
+    cdef Rows rows               # of the request's result, once it was asked for
     cdef object answer
     cdef bint answered
+    cdef int fork_generation
+    cdef int _usable(self) except -1
     cdef int settle(self) except -1
 
 

@@ -11,6 +11,7 @@ Ownership: request and future each hold one reference; a future dropped early lo
 May not know: the index, verbs.
 """
 
+import logging
 import os
 from asyncio import get_running_loop
 from collections import deque
@@ -19,16 +20,20 @@ from threading import Thread
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc
+from libc.stdlib cimport calloc, free
 
-from kvcore._commit cimport (REQ_DONE, Commit, Request, Waker, commit_await, request_drop,
+from kvcore._commit cimport (REQ_DONE, Commit, Request, WakeRef, Waker, commit_await, request_drop,
                              waker_drop)
-from kvcore._native cimport (KV_COMPACTED, KV_OK, kv_add_int, kv_mutex_lock, kv_mutex_unlock,
+from kvcore._native cimport (KV_COMPACTED, KV_OK, kv_add_int, kv_fork_generation, kv_fork_watch,
+                             kv_mutex_lock, kv_mutex_unlock,
                              kv_raise, kv_store_int)
-from kvcore._result cimport make_answer, make_put
+from kvcore._result cimport make_answer_over, make_put
+from kvcore._rows cimport Rows, rows_init
 from kvcore._wal cimport Log
 
-from kvcore.errors import Error, OutOfMemoryError
+from kvcore.errors import Error, ForkedError, OutOfMemoryError
+
+kv_fork_watch()
 
 
 cdef int raise_result(Request* r) except -1:
@@ -44,6 +49,7 @@ cdef Future make_future(object owner, Commit* c, Request* r, Log log):
     f.c = c
     f.r = r
     f.log = log
+    f.fork_generation = kv_fork_generation()
     return f
 
 
@@ -73,18 +79,37 @@ cdef class Future:
 
     cdef int settle(self) except -1:
         """Makes the Python answer of a finished request, once."""
-        if not self.answered:
-            raise_result(self.r)
-            if self.r.res.n == 0:
-                self.answer = make_put(self.r.res.revision, None)
-            else:
-                self.answer = make_answer(&self.r.res, self.log)
-            self.answered = True
+        cdef Rows rows
+        if self.answered:
+            return 0
+        raise_result(self.r)
+        if self.r.res.n == 0:
+            self.answer = make_put(self.r.res.revision, None)
+        else:
+            # Making objects may run a finalizer that asks this very future: the rows move once,
+            # with nothing made between look and move, and building over them is repeatable.
+            rows = Rows.__new__(Rows)
+            if self.rows is None:
+                rows.c = self.r.res.rows
+                rows_init(&self.r.res.rows)
+                self.rows = rows
+            answer = make_answer_over(&self.r.res, self.rows, self.log)
+            if not self.answered:
+                self.answer = answer
+        self.answered = True
+        return 0
+
+    cdef int _usable(self) except -1:
+        if self.r == NULL and not self.answered:
+            raise TypeError("Future objects come from Store.submit")
+        if self.r != NULL and self.fork_generation != kv_fork_generation():
+            raise ForkedError()
         return 0
 
     def done(self):
         """Whether the operation has finished, well or not."""
         cdef bint done
+        self._usable()
         if self.r == NULL:
             return True
         kv_mutex_lock(&self.c.qlock)
@@ -108,9 +133,13 @@ cdef class Future:
         """The operation's result object; its error is raised; TimeoutError after `timeout`
         seconds."""
         cdef uint64_t left = 0, slice_ns
-        cdef bint done = self.r == NULL
+        cdef bint done
+        self._usable()
+        done = self.r == NULL
         if timeout is not None:
-            left = <uint64_t>(max(timeout, 0) * 1e9)
+            if timeout != timeout:
+                raise ValueError("timeout must be a number of seconds, not NaN")
+            left = <uint64_t>(min(max(timeout, 0), 1e9) * 1e9)      # thirty years are for ever
         while not done:
             slice_ns = 50000000
             if timeout is not None and left < slice_ns:
@@ -134,9 +163,12 @@ cdef class Future:
         return None
 
     def add_done_callback(self, fn):
-        """Calls fn(self) once done: now, or later from kvcore's callback thread."""
+        """Calls fn(self) once done: now, or later from kvcore's callback thread.
+
+        What it raises is logged (logger "kvcore"), as concurrent.futures does.
+        """
         if self.done() or not (<Wakeups>_callbacks()).attach(self, fn):
-            fn(self)
+            _call_back(self, fn)
 
     def __await__(self):
         loop = get_running_loop()
@@ -173,19 +205,23 @@ cdef class Wakeups:
 
     def attach(self, Future future not None, target):
         """Registers `target` to be told; False when the future is done already."""
+        cdef WakeRef* ref = <WakeRef*>calloc(1, sizeof(WakeRef))
         cdef bint waiting
-        self.pending.append((future, target))
+        if ref == NULL:
+            raise OutOfMemoryError()
+        ref.waker = self.waker
+        entry = (future, target)
+        self.pending.append(entry)
         kv_mutex_lock(&future.c.qlock)
         waiting = future.r.state != REQ_DONE
         if waiting:
-            if future.r.waker != self.waker:
-                if future.r.waker != NULL:
-                    waker_drop(future.r.waker)
-                kv_add_int(&self.waker.refs, 1)
-                future.r.waker = self.waker
+            kv_add_int(&self.waker.refs, 1)
+            ref.next = future.r.wakers
+            future.r.wakers = ref
         kv_mutex_unlock(&future.c.qlock)
         if not waiting:
-            self.pending.remove((future, target))
+            free(ref)
+            self.pending.remove(entry)
         return waiting
 
     def ready(self):
@@ -207,17 +243,20 @@ def _settle_waiter(Future future not None, waiter):
     if waiter.done():                    # cancelled meanwhile: the operation ran all the same
         return
     try:
-        waiter.set_result(future.result())
-    except Error as error:
+        answer = future.result()
+    except BaseException as error:
         waiter.set_exception(error)
+    else:
+        waiter.set_result(answer)
 
 
+_log = logging.getLogger("kvcore")
 _by_loop = {}
 
 
 def _loop_wakeups(loop):
-    for old in [known for known in _by_loop if known.is_closed()]:
-        del _by_loop[old]
+    for old in [known for known in list(_by_loop) if known.is_closed()]:
+        _by_loop.pop(old, None)
     wakeups = _by_loop.get(loop)
     if wakeups is None:
         wakeups = Wakeups(_settle_waiter)
@@ -231,12 +270,25 @@ _callback_wakeups = None
 
 
 def _call_back(future, fn):
-    fn(future)
+    try:
+        fn(future)
+    except Exception:
+        _log.exception("exception calling a callback of %r", future)
 
 
 def _callback_main(wakeups):
     while True:
         wakeups.ready()
+
+
+def _after_fork_in_child():
+    """The callback thread and the pipes are the parent's."""
+    global _callback_wakeups
+    _callback_wakeups = None
+    _by_loop.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _callbacks():

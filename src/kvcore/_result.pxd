@@ -25,6 +25,7 @@ cdef struct KvResult:
     int status
     int64_t revision
     int64_t detail               # of an error: errno or compacted revision
+    int unreadable               # a range met a value that cannot be read
     bint brief                   # a put with nothing to tell but its revision leaves no answer
     KvRows rows
     KvResp* resps
@@ -45,6 +46,7 @@ cdef class KeyValue:
     cdef Rows rows
     cdef uint64_t index
     cdef Log log
+    cdef uint32_t key_len(self)
 
 
 cdef class RangeResult:
@@ -83,3 +85,5 @@ cdef RangeResult make_range(Rows rows, Log log, uint64_t start, uint64_t n, int6
 cdef PutResult make_put(int64_t revision, KeyValue prev)
 # The Python object for the whole answer; takes the rows out of `r`.
 cdef object make_answer(KvResult* r, Log log)
+# The same over rows taken out before: may be called again.
+cdef object make_answer_over(KvResult* r, Rows rows, Log log)

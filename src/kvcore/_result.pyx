@@ -20,7 +20,7 @@ from libc.string cimport memset
 
 from kvcore._command cimport (CMD_DELETE, CMD_PUT, CMD_RANGE, CMD_TXN, FLAG_KEYS_ONLY, FLAG_PREV,
                               FLAG_SINGLE)
-from kvcore._native cimport KV_CORRUPT, KvSlice, KvVersion, kv_raise
+from kvcore._native cimport KV_CORRUPT, KvRow, KvSlice, KvVersion, kv_raise
 from kvcore._rows cimport Rows, rows_free, rows_init
 from kvcore._wal cimport Log, wal_value
 
@@ -92,14 +92,24 @@ cdef class KeyValue:
     def key(self):
         """The key."""
         if self._key is None:
+            if self.rows is None:
+                raise TypeError("KeyValue objects come from a store")
             self._key = self.rows.key_at(self.index)
         return self._key
+
+    cdef uint32_t key_len(self):
+        """Without making the key."""
+        if self._key is None and self.rows is not None:
+            return self.rows.c.rows[self.index].key_len
+        return len(self.key)
 
     @property
     def value(self):
         """The value; b"" in a result of keys_only."""
         if self._value is None:
-            self._value = read_value(self.log, self.v.pos, len(self.key), self.v.len)
+            if self.log is None:
+                raise TypeError("KeyValue objects come from a store")
+            self._value = read_value(self.log, self.v.pos, self.key_len(), self.v.len)
         return self._value
 
     @property
@@ -219,7 +229,15 @@ cdef class RangeResult:
 
     def values(self):
         """All values, as a list of bytes."""
-        return [self.at(i).value for i in range(self.n)]
+        cdef KvRow* r
+        cdef uint64_t i
+        if self.keys_only:
+            return [b""] * self.n
+        out = [None] * self.n
+        for i in range(self.n):
+            r = &self.rows.c.rows[self.start + i]
+            out[i] = read_value(self.log, r.v.pos, r.key_len, r.v.len)
+        return out
 
     @property
     def mod_revisions(self):
@@ -361,7 +379,11 @@ cdef object _answer(KvResult* r, uint32_t* i, Rows rows, Log log):
 
 cdef object make_answer(KvResult* r, Log log):
     cdef Rows rows = Rows.__new__(Rows)
-    cdef uint32_t i = 0
     rows.c = r.rows                      # the object owns them from here on
     rows_init(&r.rows)
+    return make_answer_over(r, rows, log)
+
+
+cdef object make_answer_over(KvResult* r, Rows rows, Log log):
+    cdef uint32_t i = 0
     return _answer(r, &i, rows, log)

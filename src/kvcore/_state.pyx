@@ -33,7 +33,8 @@ from kvcore._command cimport (CMD_COMPACT, CMD_DELETE, CMD_PUT, CMD_RANGE, CMD_T
                               PutCmd, RangeCmd, SpanCmd, buf_free, buf_room, decode_compare,
                               decode_delete, decode_put, decode_range, mp_array, mp_int, mp_skip,
                               span_bounds)
-from kvcore._native cimport (KV_BAD_COMMAND, KV_COMPACTED, KV_FUTURE_REV, KV_KEY_NOT_FOUND,
+from kvcore._native cimport (KV_BAD_COMMAND, KV_COMPACTED, KV_CORRUPT, KV_IO,
+                             KV_FUTURE_REV, KV_KEY_NOT_FOUND,
                              KV_LEASE_NOT_FOUND, KV_NOMEM, KV_NOTFOUND, KV_OK, KvRow, KvSlice,
                              KvVersion, kv_plain_mem)
 from kvcore._result cimport KvResp, KvResult, result_add
@@ -80,9 +81,12 @@ cdef inline bint _lease_known(const KvState* s, int64_t lease) noexcept nogil:
 
 
 cdef inline bint _is_soft(int status) noexcept nogil:
-    """Statuses a command may end with while the state machine goes on."""
+    """Statuses a command may end with while the state machine goes on.
+
+    KV_CORRUPT, KV_IO: a compare met a value that cannot be read; it comes before any change."""
     return (status == KV_OK or status == KV_KEY_NOT_FOUND or status == KV_LEASE_NOT_FOUND
-            or status == KV_COMPACTED or status == KV_FUTURE_REV)
+            or status == KV_COMPACTED or status == KV_FUTURE_REV
+            or status == KV_CORRUPT or status == KV_IO)
 
 
 # =================================================================================================
@@ -399,13 +403,18 @@ cdef int state_range(const KvReader* r, const RangeCmd* q, KvResult* out) noexce
 cdef int _do_range(KvState* s, Change* ch, const RangeCmd* q, KvResult* out) noexcept nogil:
     """A range inside a transaction: it sees what the transaction wrote so far."""
     cdef KvReader r
+    cdef int rc
     if out == NULL:
         return KV_OK                         # nobody listens on replay
     r = state_reader(s)
     if ch.sub:
         r.revision = ch.rev
         r.shown_revision = ch.rev
-    return state_range(&r, q, out)
+    rc = state_range(&r, q, out)
+    if rc == KV_CORRUPT or rc == KV_IO:      # sorting by values one of which cannot be read:
+        out.unreadable = rc                  # the answer fails, what was changed before stays
+        return KV_OK
+    return rc
 
 
 # =================================================================================================
@@ -617,7 +626,7 @@ cdef int state_read_txn(KvState* s, Cursor* c, KvResult* out) noexcept nogil:
     mp_int(c)
     rc = _do_txn(s, &ch, c, out)
     out.revision = s.revision
-    return rc
+    return rc if rc != KV_OK else out.unreadable
 
 
 # =================================================================================================
@@ -689,6 +698,6 @@ cdef int state_apply(KvState* s, Cursor* c, const uint8_t* base, uint64_t pos,
     if ch.sub:
         s.revision = ch.rev
     if out != NULL:
-        out.status = rc
+        out.status = rc if rc != KV_OK else out.unreadable
         out.revision = s.revision
     return KV_OK

@@ -66,6 +66,7 @@ cdef struct Wal:
     uint64_t written_pos         # end of what was written
     uint64_t durable_pos         # end of what was synced
     int poison_errno             # 0, or the errno of the first failed write or sync
+    int roll_errno               # of the newest segment that could not be made; not poison
     bint accepting               # between start and shut
     # the next segment, made ready ahead by the maintenance thread
     KvMutex spare_lock           # guards spare and spare_ready; taken before zero_lock, if both
@@ -84,7 +85,8 @@ cdef uint8_t* wal_stage(Wal* w, uint64_t n) noexcept nogil
 # Grows the staged room to n bytes, keeping what is there; NULL: no memory.
 cdef uint8_t* wal_stage_more(Wal* w, uint64_t n) noexcept nogil
 # Writes the staged payload as one batch; *payload_pos gets the log position of its first byte.
-# KV_OK, KV_TOO_LARGE (does not fit a segment), KV_POISONED, KV_CLOSED, KV_FORKED, or
+# KV_OK, KV_TOO_LARGE (does not fit a segment), KV_NO_SPACE or KV_IO (no next segment could be made:
+# nothing was written, it may be tried again), KV_POISONED, KV_CLOSED, KV_FORKED, or
 # KV_UNKNOWN_OUTCOME (and the log is poisoned).
 cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count,
                     uint64_t first_index, uint64_t term, int64_t revision,

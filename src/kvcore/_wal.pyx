@@ -21,18 +21,18 @@ Format: docs/log-format.md.
 import os
 
 cimport cython
-from libc.errno cimport EIO, ENOMEM
+from libc.errno cimport EIO, ENOMEM, ENOSPC
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strdup
 
 from kvcore._native cimport (
-    KV_CLOSED, KV_CORRUPT, KV_FORKED, KV_IO, KV_NOMEM,
-    KV_O_WRITE, KV_OK, KV_POISONED, KV_TOO_LARGE, KV_UNKNOWN_OUTCOME, Io, KvSlice,
-    kv_assert, kv_be16, kv_be32, kv_crc32c, kv_fork_generation, kv_fork_watch, kv_load_int,
-    kv_load_u64, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_put_be16,
-    kv_put_be32, kv_raise, kv_store_int, kv_store_u64, kv_unlikely,
+    Io, KV_CLOSED, KV_CORRUPT, KV_FORKED, KV_IO, KV_NOMEM, KV_NO_SPACE, KV_OK, KV_O_WRITE,
+    KV_POISONED, KV_TOO_LARGE, KV_UNKNOWN_OUTCOME, KvSlice, kv_assert, kv_be16, kv_be32,
+    kv_crc32c, kv_fork_generation, kv_fork_watch, kv_load_int, kv_load_u64, kv_mutex_destroy,
+    kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_put_be16, kv_put_be32, kv_raise,
+    kv_store_int, kv_store_u64, kv_unlikely,
 )
 from kvcore._recovery cimport check_format, raise_errno, recover_log, remove_file, set_segment_bytes
 from kvcore._segment cimport (
@@ -147,12 +147,12 @@ cdef int _roll_locked(Wal* w, uint64_t seq) noexcept nogil:
     if rc != 0:
         return rc
     kv_mutex_lock(&w.zero_lock)          # nobody zeroes blocks of the old one any more
-    if last != NULL:
-        last.end = w.next_pos - (last.seq << w.segment_shift)
-        if not w.in_memory:
-            seg_close_handle(w.io, last)
     rc = table_push(w, s)
     if rc == 0:
+        if last != NULL:
+            last.end = w.next_pos - (last.seq << w.segment_shift)
+            if not w.in_memory:
+                seg_close_handle(w.io, last)
         kv_store_u64(&w.next_pos, (seq << w.segment_shift) + WAL_HEADER_BYTES)
     kv_mutex_unlock(&w.zero_lock)
     if rc != 0:
@@ -251,8 +251,9 @@ cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count,
         if rc != KV_OK:
             return rc
         rc = _roll(w, s.seq + 1)
-        if rc != 0:
-            return _poison(w, rc)
+        if rc != 0:                      # nothing was written: known not to be done, may be retried
+            kv_store_int(&w.roll_errno, -rc)
+            return KV_NO_SPACE if rc == -ENOSPC else KV_IO
         s = _current(w)
         off = WAL_HEADER_BYTES
     b.nonce = s.nonce

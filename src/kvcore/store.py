@@ -103,8 +103,10 @@ class Store(Engine):
 
     def __del__(self) -> None:
         if not self.closed:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                self.close()
 
     def __repr__(self) -> str:
         where = self.log_path or "memory"
