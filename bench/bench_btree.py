@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which B-tree order is fastest for a cluster's keys, and what does MVCC cost beside plain mappings?
+"""Which B-tree order is fastest for a cluster's keys, and what does MVCC cost beside plain
+mappings?
 
-Run: pytest bench/bench_btree.py --benchmark-only   (a smoke size; KVCORE_BENCH=real: 1,000,000 keys).
-Times are per round of OPS operations (extra_info "per_op_ns"); extra_info also has depth and bytes per
-key.  The peers hold one int per key and no history; their bytes per key are not measured.
+Run: pytest bench/bench_btree.py --benchmark-only
+(a smoke size; KVCORE_BENCH=real: 1,000,000 keys).
+Times are per round of OPS operations (extra_info "per_op_ns"); extra_info also has depth and bytes
+per key.  The peers hold one int per key and no history; their bytes per key are not measured.
 """
 
 from __future__ import annotations
@@ -142,7 +144,8 @@ def bench_bulk_load(benchmark, order):
 
 @pytest.mark.parametrize("held", (False, True), ids=("free", "snapshot"))
 def bench_overwrite(benchmark, order, held):
-    """A million writes (real size) over loaded keys; with a snapshot held, nodes are copied once."""
+    """A million writes (real size) over loaded keys; with a snapshot held, nodes are copied
+    once."""
     shuffled = keys()[0]
     made = []
 

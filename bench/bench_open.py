@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long does an open take after kill -9?
 
-A child loads keys and is killed without closing; the parent opens what is left and reads one key. Estimate for a million
-keys: checkpoint load 0.2 s (80 MB, 150 ns a key) + at most 0.3 s of replay. Empty: 5 ms on disk, 1 ms in memory.
+A child loads keys and is killed without closing; the parent opens what is left and reads one key.
+Estimate for a million keys: checkpoint load 0.2 s (80 MB, 150 ns a key) + at most 0.3 s of replay.
+Empty: 5 ms on disk, 1 ms in memory.
 Size: smoke by default, real with KVCORE_BENCH=real.
 """
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a durable put cost, by sync mode and number of callers, beside a raw append and sqlite3?
+"""What does a durable put cost, by sync mode and number of callers, beside a raw append and
+sqlite3?
 
-Every figure stands beside a raw pwrite + fdatasync of the same bytes into blocks written before, taken
-in the same round (`raw_us`, `ratio`). Estimates: lone put = the raw append (142-180 us) + 2 us; 64 threads:
-GIL hand-overs, 40,000/s; submit and put_many: the disk's bandwidth, > 100,000/s.
+Every figure stands beside a raw pwrite + fdatasync of the same bytes into blocks written before,
+taken in the same round (`raw_us`, `ratio`). Estimates: lone put = the raw append (142-180 us) +
+2 us; 64 threads: GIL hand-overs, 40,000/s; submit and put_many: the disk's bandwidth, > 100,000/s.
 Size: smoke by default, real with KVCORE_BENCH=real. Durable figures have their syncs on.
 """
 
@@ -173,7 +174,8 @@ def test_during_background_work(benchmark, raw, tmp_path: Path) -> None:
 
 
 def test_beside_a_spinning_thread(benchmark, raw, tmp_path: Path) -> None:
-    """A lone put beside a thread that computes in Python: the GIL's switch interval is the price."""
+    """A lone put beside a thread that computes in Python: the GIL's switch interval is the
+    price."""
     took: list[int] = []
     stop = threading.Event()
 

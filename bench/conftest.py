@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints what the benchmarks measured besides time (ratios, bytes per key, depth), one line each."""
+"""Prints what the benchmarks measured besides time (ratios, bytes per key, depth), one line
+each."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys and values of a Kubernetes cluster's storage, seeded: `/registry/<resource>/<ns>/<name>`.
+"""The keys and values of a Kubernetes cluster's storage, seeded:
+`/registry/<resource>/<ns>/<name>`.
 
     >>> keys = registry_keys(1000)
     >>> len(set(keys)), all(k.startswith(b"/registry/") for k in keys)
@@ -43,4 +44,5 @@ def value(seed: int, nbytes: int = 1024) -> bytes:
     """A value of which about half compresses away."""
     rng = random.Random(seed)
     half = nbytes // 2
-    return rng.randbytes(half) + (b'{"apiVersion":"v1","kind":"Pod"}' * (half // 32 + 1))[:nbytes - half]
+    text = b'{"apiVersion":"v1","kind":"Pod"}' * (half // 32 + 1)
+    return rng.randbytes(half) + text[:nbytes - half]

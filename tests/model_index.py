@@ -44,7 +44,8 @@ class ModelIndex:
         return [row for row in (self.at(k, rev) for k in keys) if row]
 
     def surviving(self, rev):
-        """The history that compaction at `rev` leaves visible: newest version <= rev and all newer."""
+        """The history that compaction at `rev` leaves visible: newest version <= rev and all
+        newer."""
         out = {}
         for key, versions in self.history.items():
             old = [v for v in versions if v[0] <= rev][-1:]

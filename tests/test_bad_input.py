@@ -524,7 +524,8 @@ def test_missing_segment(ram_dir: Path) -> None:
 
 
 def test_every_byte_of_a_small_log(ram_dir: Path) -> None:
-    """Flip each byte in turn: the open refuses, or shows a state that existed, or a read refuses."""
+    """Flip each byte in turn: the open refuses, or shows a state that existed, or a read
+    refuses."""
     with kvcore.open(ram_dir / "good", segment_bytes=65536, max_request_bytes=1024,
                      maintenance=False) as db:
         states = [{}]

@@ -269,7 +269,8 @@ class TestKeys:
         assert t.range_query(b"\0").keys() == [r[0] for r in want]
         for i in range(0, len(want) - 5, 7):
             a, b = want[i][0], want[i + 5][0]
-            assert t.count(a, b) == 5 and t.range_query(a, b).keys() == [r[0] for r in want[i:i + 5]]
+            assert t.count(a, b) == 5
+            assert t.range_query(a, b).keys() == [r[0] for r in want[i:i + 5]]
             assert t.get(a).mod_revision == want[i][1]
             assert t.get(a + b"\0") is None or model.at(a + b"\0")
 
@@ -338,7 +339,8 @@ def observed(t):
 @pytest.mark.parametrize("order", (3, 4, 16))
 @pytest.mark.parametrize("held", (False, True))
 def test_every_refused_allocation_leaves_the_index_as_it_was(order, held):
-    """Each write is tried with its 1st, 2nd, ... allocation refused until none is left to refuse."""
+    """Each write is tried with its 1st, 2nd, ... allocation refused until none is left to
+    refuse."""
     rng = random.Random(order)
     t, rev, refused = BTreeIndex(order), 0, 0
     snapshots = []

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """BTreeIndex against the naive model, step by step, with every invariant walked after each step."""
 
-import os
-
+import machines
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from model_index import ModelIndex
@@ -12,10 +10,6 @@ from strategies_index import keys
 
 from kvcore import errors
 from kvcore._btree import BTreeIndex
-
-settings.register_profile("quick", max_examples=30, stateful_step_count=60)
-settings.register_profile("thorough", max_examples=400, stateful_step_count=120)
-PROFILE = settings.get_profile(os.environ.get("KVCORE_HYPOTHESIS", "quick"))
 
 
 def rows(result):
@@ -175,6 +169,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @invariant()
     def sound(self):
+        machines.STEPS["index"] += 1
         self.index._check()
         stats = self.index.stats()
         live = [k for k, v in self.model.history.items() if v[-1][2]]
@@ -183,7 +178,8 @@ class IndexMachine(RuleBasedStateMachine):
         assert stats.keys >= len(self.model.history)
 
     def teardown(self):
-        """Everything released and swept, the index holds what the model holds, and not a block more."""
+        """Everything released and swept, the index holds what the model holds, and not a block
+        more."""
         index = self.index
         while self.open:
             for snapshot in list(self.bundles["snapshots"]):
@@ -211,11 +207,7 @@ def visible(history, floor):  # noqa: ARG001
     return {k: v for k, v in history.items() if v}
 
 
-def machine(order):
-    case = type(f"IndexMachine{order}", (IndexMachine,), {"order": order}).TestCase
-    case.settings = settings(PROFILE, deadline=None,
-                             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-    return case
-
-
-Test3, Test4, Test5, Test16, Test32, Test64, Test1024 = map(machine, (3, 4, 5, 16, 32, 64, 1024))
+@pytest.mark.parametrize("order", [3, 4, 5, 16, 32, 64, 1024])
+def test_index(order, counts):
+    case = type(f"IndexMachine{order}", (IndexMachine,), {"order": order})
+    machines.run(case, "index", 30, 60, counts)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Power loss: directories as a disk may hold them, opened again and held against the model.
 
-    a run of commands on a recording I/O table ──► calls, with markers: begun k | acknowledged k | durable k
+    a run of commands on a recording I/O table ──► calls, with markers:
+        begun k | acknowledged k | durable k
     crash between two calls: synced bytes stay, any sector of the rest may be there or not
     open the image ──► its state must be the model's after j commands, acknowledged <= j <= begun
 
-In sync="always" what is acknowledged is durable. In the other modes it is what the last sync covered; but there too no
-revision that was shown may be given again.
+In sync="always" what is acknowledged is durable. In the other modes it is what the last sync
+covered; but there too no revision that was shown may be given again.
 """
 
 from __future__ import annotations
@@ -206,7 +207,8 @@ def test_crash_during_recovery(ram_dir: Path, counts: Counter[str], sync: str) -
 
 
 def test_older_checkpoint_serves_when_the_newest_is_damaged(ram_dir: Path) -> None:
-    """Two checkpoints are kept; damage anywhere in the newest is seen, and the older one is enough."""
+    """Two checkpoints are kept; damage anywhere in the newest is seen, and the older one is
+    enough."""
     with kvcore.open(ram_dir / "db", **OPTIONS) as db:
         for round_ in range(3):
             db.put_many([(b"/k/%d" % i, b"%d" % round_) for i in range(50)])

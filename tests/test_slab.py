@@ -53,7 +53,8 @@ def test_blocks_never_overlap_and_totals_add_up(plan):
         assert stats["live_blocks"] == len(live)
         assert stats["live_bytes"] == sum(SlabProbe.class_bytes(c) for c, _ in live.values())
         assert memory.held == stats["chunk_bytes"]
-    spans = sorted((slot * 64, slot * 64 + SlabProbe.class_bytes(c)) for slot, (c, _) in live.items())
+    spans = sorted((slot * 64, slot * 64 + SlabProbe.class_bytes(c))
+                   for slot, (c, _) in live.items())
     assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
     for slot, (c, fill) in live.items():
         assert slab.read(slot, c) == bytes([fill]) * SlabProbe.class_bytes(c)

@@ -13,11 +13,10 @@ import os
 import random
 import shutil
 import tempfile
-import time
 from collections import Counter
 from typing import Any
 
-import hypothesis
+import machines
 import models
 import pairs
 import pytest
@@ -31,13 +30,11 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 import kvcore
 
 RAM = "/dev/shm" if os.path.isdir("/dev/shm") else None
-STEPS = Counter[str]()
 
 
 class Held:
@@ -57,7 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
     """The store in memory."""
 
     snapshots = Bundle("snapshots")
-    kind = "memory"
+    kind = "store in memory"
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,7 +199,7 @@ class StoreMachine(RuleBasedStateMachine):
     def sound(self) -> None:
         if self.pair is None:
             return
-        STEPS[self.kind] += 1
+        machines.STEPS[self.kind] += 1
         self.pair.same_state()
         self.pair.db._check()
         assert self.pair.db.status().snapshots >= len(self.held)
@@ -230,7 +227,7 @@ class StoreMachine(RuleBasedStateMachine):
 class DurableStoreMachine(StoreMachine):
     """Segments of 64 KiB on a RAM disk; clean reopens and checkpoints between the commands."""
 
-    kind = "durable"
+    kind = "durable store"
 
     def __init__(self) -> None:
         super().__init__()
@@ -269,31 +266,13 @@ class DurableStoreMachine(StoreMachine):
             shutil.rmtree(self.directory)
 
 
-def _settings(examples: int, steps: int) -> hypothesis.settings:
-    return hypothesis.settings(
-        hypothesis.settings.get_profile("ci"), max_examples=examples, stateful_step_count=steps,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-
-
-def _run(machine: type[StoreMachine], examples: int, steps: int, counts: Counter[str]) -> None:
-    seconds = float(os.environ.get("KVCORE_SOAK_SECONDS", "0"))
-    ends = time.monotonic() + seconds
-    before = STEPS[machine.kind]
-    run_state_machine_as_test(machine, settings=_settings(examples, steps))
-    while time.monotonic() < ends:
-        run_state_machine_as_test(machine, settings=_settings(examples, steps))
-    counts["state machine steps"] += STEPS[machine.kind] - before
-    counts[f"state machine steps, {machine.kind} store"] += STEPS[machine.kind] - before
-
-
 @pytest.mark.parametrize("part", range(4))
 def test_store_in_memory(part: int, counts: Counter[str]) -> None:
     """Part of the examples each, so that a failure ends the rest early."""
-    _run(StoreMachine, 100, 100, counts)
+    machines.run(StoreMachine, StoreMachine.kind, 75, 100, counts)
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_durable_store(part: int, counts: Counter[str]) -> None:
     """The same for the durable store."""
-    _run(DurableStoreMachine, 80, 100, counts)
+    machines.run(DurableStoreMachine, DurableStoreMachine.kind, 50, 100, counts)

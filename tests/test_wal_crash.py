@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crashes of the stand-alone log: every image a disk may hold opens, with all that was acknowledged.
+"""Crashes of the stand-alone log: every image a disk may hold opens, with all that was
+acknowledged.
 
 A run is recorded call by call; images are built for crashes between any two calls; then the
 recovery of such an image is itself recorded and crashed.

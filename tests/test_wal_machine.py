@@ -6,9 +6,10 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+import machines
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -103,6 +104,7 @@ class WalMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
+        machines.STEPS["log"] += 1
         self.wal._check()
         assert list(self.wal.replay()) == self.records
         assert self.wal.stats().records == len(self.records)
@@ -112,8 +114,5 @@ class WalMachine(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
-TestWal = WalMachine.TestCase
-TestWal.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+def test_log(counts: Counter[str]) -> None:
+    machines.run(WalMachine, "log", 60, 25, counts)

@@ -3,14 +3,14 @@
 
 This is the face other modules cimport; each function's contract stands in the file it comes from.
 
-    _tree.pxd         the structs                   _tree_write   bt_put, bt_delete, bt_move
-    _node.pxd         columns, search (inline)      _tree_read    bt_find.., bt_scan, bt_count, bt_dump
-    _build            nodes from entries            _tree_sweep   bt_compact.., bt_load..
-    _epoch            snapshots, dead lists         _tree_check   bt_stats, bt_check
+    _tree.pxd     the structs                 _tree_write   bt_put, bt_delete, bt_move
+    _node.pxd     columns, search (inline)    _tree_read    bt_find.., bt_scan, bt_count, bt_dump
+    _build        nodes from entries          _tree_sweep   bt_compact.., bt_load..
+    _epoch        snapshots, dead lists       _tree_check   bt_stats, bt_check
 
-All functions are nogil, raise nothing, return a kv_status.  The caller holds the tree's lock for every
-function that takes `BTree*` without const; those that take a `BtView` read an immutable snapshot and
-need no lock, or read the live root and need it.
+All functions are nogil, raise nothing, return a kv_status.  The caller holds the tree's lock for
+every function that takes `BTree*` without const; those that take a `BtView` read an immutable
+snapshot and need no lock, or read the live root and need it.
 """
 
 from kvcore._epoch cimport bt_drain_step, bt_release, bt_snapshot, bt_view

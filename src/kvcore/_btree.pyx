@@ -3,13 +3,14 @@
 
     BTreeIndex ── lock ── BTree (C)        every verb: lock, one C call, unlock, then Python objects
         └ snapshot() ── IndexSnapshot      the same reads on an immutable view, without the lock
-    get -> IndexEntry      range_query, range_at -> IndexRange (rows + arena)      mod_revisions -> array
+    get -> IndexEntry   range_query, range_at -> IndexRange (rows + arena)   mod_revisions -> array
 
-Rules: 1 no Python object is made or dropped while the lock is held (either may run arbitrary code that
-comes back here); 2 the interpreter lock is never waited for while the tree's lock is held; 3 work on
-more than LONG_WORK rows runs without the interpreter lock.
-Thread safety: all methods of all classes.  A snapshot closed while another thread reads it is released
-when that read ends.  Ownership: results own compact copies; snapshots keep their index alive.
+Rules: 1 no Python object is made or dropped while the lock is held (either may run arbitrary code
+that comes back here); 2 the interpreter lock is never waited for while the tree's lock is held;
+3 work on more than LONG_WORK rows runs without the interpreter lock.
+Thread safety: all methods of all classes.  A snapshot closed while another thread reads it is
+released when that read ends.  Ownership: results own compact copies; snapshots keep their index
+alive.
 May not know: values, logs.  The format is docs/index-layout.md, the C face _btree.pxd.
 """
 
@@ -225,7 +226,8 @@ cdef class _Reader:
         raise NotImplementedError
 
     cdef void leave(self) noexcept:
-        """Ends what enter began, but for the lock (unlocked by the caller: some do it without the GIL)."""
+        """Ends what enter began, but for the lock (unlocked by the caller: some do it without the
+        GIL)."""
 
     cdef inline void unlock(self) noexcept nogil:
         if self.guard != NULL:
@@ -264,7 +266,8 @@ cdef class _Reader:
         return kv_raise(status)
 
     def get(self, bytes key not None, int64_t rev=0):
-        """The key's latest version, or the one seen at `rev`; None when there is none or it is deleted.
+        """The key's latest version, or the one seen at `rev`; None when there is none or it is
+        deleted.
 
         Raises CompactedError when `rev` is below the compacted revision.  O(log n).
 
@@ -428,8 +431,10 @@ cdef class _Reader:
 
         >>> t = BTreeIndex()
         >>> t.insert(b"a", 1); t.insert(b"a", 2)
-        >>> [e.mod_revision for e in t.history()[0]], [e.mod_revision for e in t.history(floor=2)[0]]
-        ([1, 2], [2])
+        >>> [e.mod_revision for e in t.history()[0]]
+        [1, 2]
+        >>> [e.mod_revision for e in t.history(floor=2)[0]]
+        [2]
         """
         cdef IndexRange out = IndexRange.__new__(IndexRange)
         cdef KvSlice a = slice_of(after)
@@ -471,9 +476,9 @@ cdef class _Reader:
 cdef class BTreeIndex(_Reader):
     """An in-memory B+-tree of keys, each with its versions: etcd's index on its own.
 
-    A write names its revision; revisions of one key ascend.  A key is created, changed (version + 1),
-    deleted (a tombstone) and may live again (version 1).  `compact` drops what is invisible from a
-    revision on; `snapshot` is O(1).
+    A write names its revision; revisions of one key ascend.  A key is created, changed
+    (version + 1), deleted (a tombstone) and may live again (version 1).  `compact` drops what is
+    invisible from a revision on; `snapshot` is O(1).
 
     >>> t = BTreeIndex(order=32)
     >>> t.insert(b"/pods/a", 1); t.insert(b"/pods/b", 2); t.delete(b"/pods/a", 3)
@@ -527,7 +532,8 @@ cdef class BTreeIndex(_Reader):
         return self.c.floor_next
 
     def get(self, bytes key not None, int64_t rev=0):
-        """The key's latest version, or the one seen at `rev`; None when there is none or it is deleted.
+        """The key's latest version, or the one seen at `rev`; None when there is none or it is
+        deleted.
 
         Raises CompactedError when `rev` is below the compacted revision.  O(log n).
 
@@ -553,9 +559,9 @@ cdef class BTreeIndex(_Reader):
         """Gives the key a new latest version at `rev` (`sub` orders changes within one revision).
 
         A key that lives keeps its create_revision and counts its version up; a new or deleted one
-        begins a generation at `created` (default: rev).  ValueError when `rev` is not greater than the
-        key's latest revision, or the key is empty or longer than 65,535 bytes; the index is as it was.
-        O(log n).
+        begins a generation at `created` (default: rev).  ValueError when `rev` is not greater than
+        the key's latest revision, or the key is empty or longer than 65,535 bytes; the index is as
+        it was.  O(log n).
 
         >>> t = BTreeIndex()
         >>> t.insert(b"k", 5); t.insert(b"k", 6); t.get(b"k").version
@@ -677,8 +683,9 @@ cdef class BTreeIndex(_Reader):
                   const int64_t[::1] created=None):
         """Fills an empty index from ascending keys and their revisions (int64 arrays).
 
-        ValueError when the index is not empty, the lengths differ, keys do not ascend, or a revision is
-        not positive: nothing is taken.  OutOfMemoryError leaves what came before.  O(n).
+        ValueError when the index is not empty, the lengths differ, keys do not ascend, or a
+        revision is not positive: nothing is taken.  OutOfMemoryError leaves what came before.
+        O(n).
 
         >>> import array
         >>> t = BTreeIndex()
@@ -712,8 +719,8 @@ cdef class BTreeIndex(_Reader):
     def stats(self):
         """Counters as an IndexStats.
 
-        `live_bytes` are blocks in use (what bytes_per_key divides), `held_bytes` what is taken from the
-        system, `free_bytes` the difference; `fill` is keys / (leaves * order).
+        `live_bytes` are blocks in use (what bytes_per_key divides), `held_bytes` what is taken from
+        the system, `free_bytes` the difference; `fill` is keys / (leaves * order).
 
         >>> s = BTreeIndex().stats(); s.keys, s.depth
         (0, 0)
@@ -732,7 +739,8 @@ cdef class BTreeIndex(_Reader):
             s.copied_nodes, compacted)
 
     def _check(self):
-        """Walks every named invariant of docs/index-layout.md; AssertionError names the first broken."""
+        """Walks every named invariant of docs/index-layout.md; AssertionError names the first
+        broken."""
         cdef char message[200]
         cdef int status
         with nogil:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds nodes from entries, and changes single nodes in place; knows nothing of trees above a node."""
+"""Builds nodes from entries, and changes single nodes in place; knows nothing of trees above a
+node."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 

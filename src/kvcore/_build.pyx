@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node construction: fresh leaves and inner nodes from the entries of old ones, and changes in place.
+"""Node construction: fresh leaves and inner nodes from the entries of old ones, and changes in
+place.
 
     items: (leaf A, 0) (leaf A, 1) (new) (leaf A, 2) ...   -->   one fresh block:
            common prefix of first and last · heads behind it · columns · tails in the heap
@@ -103,7 +104,8 @@ cdef inline void copy_key(Node* dst, uint8_t* heap, uint32_t* metas, uint32_t i,
 
 cdef uint32_t node_new(BTree* t, uint8_t kind, uint32_t fixed, uint32_t cap, uint32_t plen,
                        uint32_t tails, uint32_t n) noexcept nogil:
-    """A block with its head filled in: `tails` heap bytes for n keys, and in proportion for `cap`."""
+    """A block with its head filled in: `tails` heap bytes for n keys, and in proportion for
+    `cap`."""
     cdef uint64_t total = fixed + plen + (<uint64_t>tails * cap + n - 1) // (n if n else 1)
     cdef uint32_t block_class
     cdef uint32_t slot
@@ -130,7 +132,8 @@ cdef uint32_t node_new(BTree* t, uint8_t kind, uint32_t fixed, uint32_t cap, uin
     return slot
 
 
-cdef inline void item_key(const LeafItem* item, const NewEntry* fresh, EntryKey* out) noexcept nogil:
+cdef inline void item_key(const LeafItem* item, const NewEntry* fresh,
+                          EntryKey* out) noexcept nogil:
     if item.src == NULL:
         out[0] = fresh[item.idx].key
     else:

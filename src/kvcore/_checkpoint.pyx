@@ -4,14 +4,16 @@
     header 128 | block | block | ... | segment table | footer
                  └ len crc keys 0 | shared suffix_len versions | suffix | 48 B each version | ...
 
-    begin (snapshot taken) -> blocks -> table, footer, header -> sync -> read back -> rename -> sync dir
+    begin (snapshot taken) -> blocks -> table, footer, header -> sync -> read back -> rename
+        -> sync dir
 
 The header goes last, so a file without one was never finished.  It holds the compacted form: what
 compaction at its compact revision makes invisible is left out.
 
 Invariants: a file that has its final name was read back whole; every block and the table prove
 themselves by CRC; the footer's count proves the length.
-Thread safety: one writer at a time; it reads an immutable snapshot, without lock and without the GIL.
+Thread safety: one writer at a time; it reads an immutable snapshot, without lock and without the
+GIL.
 May not know: the engine, Python objects.
 """
 
@@ -22,8 +24,9 @@ from libc.string cimport memcmp, memcpy, memset, strlen
 from kvcore._btree cimport (BTree, BtLoader, BtSnapshot, bt_dump, bt_load_begin, bt_load_end,
                             bt_load_push)
 from kvcore._command cimport KvBuf, buf_free, buf_room
-from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_KEY_MAX_BYTES, KV_NEWER_FORMAT, KV_NOMEM, KV_O_CREATE,
-                             KV_O_READ, KV_O_WRITE, KV_OK, KvIo, KvSlice, KvVersion, kv_crc32c)
+from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_KEY_MAX_BYTES, KV_NEWER_FORMAT, KV_NOMEM,
+                             KV_O_CREATE, KV_O_READ, KV_O_WRITE, KV_OK, KvIo, KvSlice, KvVersion,
+                             kv_crc32c)
 from kvcore._rows cimport rows_clear, rows_free, rows_init, rows_key
 from kvcore._wal cimport CELL_HEAD, Wal
 

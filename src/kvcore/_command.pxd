@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands: what a caller may ask of the store, and their msgpack form in the log.
 
-    PUT     [1, flags, lease, crc, key, value]        crc, key, value are a cell (docs/log-format.md)
+    PUT     [1, flags, lease, crc, key, value]      crc, key, value are a cell (docs/log-format.md)
     DELETE  [2, flags, key, end | nil]
     TXN     [3, [compare...], [op...], [op...]]
     COMPACT [4, revision]
-    RANGE   [5, flags, key, end | nil, limit, revision, order, target, min_mod, max_mod, min_create, max_create]
+    RANGE   [5, flags, key, end | nil, limit, revision, order, target,
+             min_mod, max_mod, min_create, max_create]
     compare [target, result, operand, key, end | nil]
 """
 

@@ -7,9 +7,9 @@
 Encoding checks everything etcd checks before consensus (empty keys, sizes, number of operations,
 duplicate keys); what is left can only fail at apply, and then fails identically on replay.
 
-Invariants: every encoded command decodes to itself; a decoder never reads behind its end, whatever the
-bytes (`bad` becomes true and stays).  Thread safety: operations are immutable; buffers belong to
-their caller.  May not know: index, log, engine.
+Invariants: every encoded command decodes to itself; a decoder never reads behind its end, whatever
+the bytes (`bad` becomes true and stays).  Thread safety: operations are immutable; buffers belong
+to their caller.  May not know: index, log, engine.
 """
 
 cimport cython
@@ -493,7 +493,7 @@ def prefix_end(bytes prefix not None):
     cdef bytes cut = prefix.rstrip(b"\xff")
     if not cut:
         return b"\0"
-    return cut[:-1] + bytes((cut[len(cut) - 1] + 1,))
+    return cut[:len(cut) - 1] + bytes((cut[len(cut) - 1] + 1,))
 
 
 cdef tuple make_span(object start, object end, object prefix, bint all_when_empty):
@@ -515,8 +515,9 @@ cdef tuple make_span(object start, object end, object prefix, bint all_when_empt
     return (start, end)
 
 
-cdef dict _TARGETS = {"key": TARGET_KEY, "version": TARGET_VERSION, "create_revision": TARGET_CREATE,
-                      "mod_revision": TARGET_MOD, "value": TARGET_VALUE}
+cdef dict _TARGETS = {"key": TARGET_KEY, "version": TARGET_VERSION,
+                      "create_revision": TARGET_CREATE, "mod_revision": TARGET_MOD,
+                      "value": TARGET_VALUE}
 
 
 cdef tuple make_sort(object sort):
@@ -617,12 +618,17 @@ cdef class Compact:
         return f"Compact({self.revision})"
 
 
+cdef dict _COMPARED = {CMP_VERSION: "version", CMP_CREATE: "create_revision", CMP_MOD: "mod_revision",
+                       CMP_VALUE: "value", CMP_LEASE: "lease"}
+cdef dict _OPERATORS = {CMP_EQUAL: "==", CMP_GREATER: ">", CMP_LESS: "<", CMP_NOT_EQUAL: "!="}
+
+
 @cython.final
 cdef class Compare:
     """A guard of a transaction, made by naming a property and an operator.
 
-    With `end` (or `prefix`) every live key of the range must satisfy it.  A missing key counts as all
-    zeros; a compare of its value is false whatever the operator, as in etcd.
+    With `end` (or `prefix`) every live key of the range must satisfy it.  A missing key counts as
+    all zeros; a compare of its value is false whatever the operator, as in etcd.
 
     >>> Compare.mod_revision(b"/a") == 3
     Compare.mod_revision(b'/a') == 3
@@ -676,9 +682,11 @@ cdef class Compare:
         raise TypeError("a Compare is sent to the store, it has no truth of its own")
 
     def __repr__(self):
-        names = ("version", "create_revision", "mod_revision", "value", "lease")
-        text = f"Compare.{names[self.target]}({self.key!r}" + (f", {self.end!r})" if self.end else ")")
-        return text if self.result < 0 else f"{text} {('==', '>', '<', '!=')[self.result]} {self.operand!r}"
+        span = f"{self.key!r}, {self.end!r}" if self.end else repr(self.key)
+        text = f"Compare.{_COMPARED[self.target]}({span})"
+        if self.result < 0:
+            return text
+        return f"{text} {_OPERATORS[self.result]} {self.operand!r}"
 
 
 cdef Compare _compare(int64_t target, object key, object end, object prefix):

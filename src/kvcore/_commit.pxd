@@ -122,7 +122,8 @@ cdef Request* request_new(bint is_async) noexcept nogil
 cdef void request_drop(Request* r) noexcept nogil        # one reference less
 cdef void waker_drop(Waker* w) noexcept nogil
 
-# Queues r and waits until it is done.  0: done; 1: look for signals, then call commit_wait; or KV_CLOSED.
+# Queues r and waits until it is done.  0: done; 1: look for signals, then call commit_wait; or
+# KV_CLOSED.
 cdef int commit_call(Commit* c, Request* r) noexcept nogil
 cdef int commit_wait(Commit* c, Request* r) noexcept nogil
 # Takes r back; False when a committer has it already (then wait for it).

@@ -5,18 +5,20 @@
     caller ─ encode ─ queue ┼ committer: take all · one write · one sync · apply each · mark done ┤
     submit ─ encode ─ queue ┘            └ waiters woken two at a time, each passing the baton
 
-A lone caller is its own committer: one write, one sync, no hand-over.  A finished committer elects the
-waiter at the head of the queue, or wakes the native committer thread when that is a submitted one.
+A lone caller is its own committer: one write, one sync, no hand-over.  A finished committer elects
+the waiter at the head of the queue, or wakes the native committer thread when that is a submitted
+one.
 
 Invariants
-1. one-committer: `busy` is true exactly while somebody holds the role; log and stop state are theirs.
+1. one-committer: `busy` is true exactly while somebody holds the role; log and stop state are
+   theirs.
 2. log-first: a command is applied only after the log (and the sync, in "always") returned.
 3. first-come: requests are applied in the order of the queue; a batch is a prefix of it.
 4. no-lost-wake: whoever marks a request done, or leaves the role with a queue, signals under qlock.
 5. never-skip: after a command could not be applied (memory) nothing more is (`stopped`).
 
-Locks: qlock, lock, mlock and step_lock are leaves but for step_lock -> role -> lock; none is held while
-another caller's code runs, and the GIL is never taken here.  May not know: Python.
+Locks: qlock, lock, mlock and step_lock are leaves but for step_lock -> role -> lock; none is held
+while another caller's code runs, and the GIL is never taken here.  May not know: Python.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -292,7 +294,8 @@ cdef void _finish(Commit* c, Request* first, Request* mine) noexcept nogil:
 cdef void _round(Commit* c, Request* mine) noexcept nogil:
     """One batch from the head of the queue, then the election.  Holds qlock at entry and exit only.
 
-    REQUIRES: the role.  Gives it away, unless the head of the queue is a control request of `mine`."""
+    REQUIRES: the role.  Gives it away, unless the head of the queue is a control request of
+    `mine`."""
     cdef Request* first = c.head
     cdef Request* last = NULL
     cdef Request* r = c.head
@@ -577,17 +580,18 @@ cdef bint _index_step(Commit* c, uint64_t budget) noexcept nogil:
     """Compaction sweep and dead lists, a slice per hold of the lock."""
     cdef bint more = True
     cdef int rc = KV_OK
-    cdef uint64_t done = 0
+    cdef uint64_t done = 0, piece
     while more and done < budget:
+        piece = min(budget - done, <uint64_t>COMPACT_SLICE)
         kv_mutex_lock(&c.lock)
         more = False
         if not c.closed:
             if c.state.tree.floor_next > c.state.tree.floor:
-                more = bt_compact_step(&c.state.tree, COMPACT_SLICE, &rc)
+                more = bt_compact_step(&c.state.tree, piece, &rc)
             if c.state.tree.draining != NULL:
-                more = bt_drain_step(&c.state.tree, COMPACT_SLICE) or more
+                more = bt_drain_step(&c.state.tree, piece) or more
         kv_mutex_unlock(&c.lock)
-        done += COMPACT_SLICE
+        done += piece
         if rc != KV_OK:
             return False                     # no memory: tried again at the next step
     return more

@@ -4,8 +4,8 @@
     LOCK  FORMAT  wal-0000000000000001.seg  checkpoint-0000000000000007.ckp  *.tmp
 
 Invariants: (one-holder) at most one open log on a directory, in this process and on this machine.
-Thread safety: `DirectoryLock` may be taken and released by any thread.  Names and the lock only: what
-must be durable is written by the log through its I/O table.  May not know: what is in a file.
+Thread safety: `DirectoryLock` may be taken and released by any thread.  Names and the lock only:
+what must be durable is written by the log through its I/O table.  May not know: what is in a file.
 """
 
 from __future__ import annotations

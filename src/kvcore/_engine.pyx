@@ -5,11 +5,11 @@
     put    ─ encode ─ queue ─ (commit without the GIL) ─ revision
     range  ─ up to 2,000 rows under the lock; more on a snapshot, without lock and GIL
 
-Invariants: the GIL is never taken while the lock is held, and never waited for with it: a verb tries the
-lock with the GIL and, failing, lets the GIL go first.  Nothing here keeps a pointer past unlock but
-into snapshots (pinned) and the log (mapped for as long as the Log object lives).
-Thread safety: every verb may be called from any thread.  Ownership: kvcore.store.Store is the public
-subclass; results own copies.  May not know: CLI, Kubernetes, etcd.
+Invariants: the GIL is never taken while the lock is held, and never waited for with it: a verb
+tries the lock with the GIL and, failing, lets the GIL go first.  Nothing here keeps a pointer past
+unlock but into snapshots (pinned) and the log (mapped for as long as the Log object lives).
+Thread safety: every verb may be called from any thread.  Ownership: kvcore.store.Store is the
+public subclass; results own copies.  May not know: CLI, Kubernetes, etcd.
 """
 
 import os
@@ -178,7 +178,7 @@ cdef class Engine:
             self._recover()
             revision = c.state.revision
             if not self.log.recovery.clean and c.ceiling > revision:
-                revision = c.ceiling         # a revision somebody may have seen is never given again
+                revision = c.ceiling     # a revision somebody may have seen is never given again
             c.ceiling = 0
             c.state.revision = revision
             self.log.start(revision, c.state.applied_index + 1, c.state.term)
@@ -301,11 +301,13 @@ cdef class Engine:
             bint ignore_lease=False):
         """Give `key` a new value; returns when it is durable (sync="always") and visible.
 
-        Args: key, value: bytes. lease: id of a lease the key shall live with (0: none, and an earlier one
-        is detached). prev: return the KeyValue replaced. ignore_value, ignore_lease: keep the old one.
+        Args: key, value: bytes. lease: id of a lease the key shall live with (0: none, and an
+        earlier one is detached). prev: return the KeyValue replaced. ignore_value, ignore_lease:
+        keep the old one.
         Returns: PutResult(revision, prev).
-        Errors: EmptyKeyError, KeyTooLargeError, RequestTooLargeError, LeaseNotFoundError, KeyNotFoundError
-        (ignore_* on a missing key), OutcomeUnknownError, PoisonedError, ClosedError.
+        Errors: EmptyKeyError, KeyTooLargeError, RequestTooLargeError, LeaseNotFoundError,
+        KeyNotFoundError (ignore_* on a missing key), OutcomeUnknownError, PoisonedError,
+        ClosedError.
         Cost: one write and one sync, shared by all callers waiting meanwhile. Source: etcd Put.
 
         >>> import kvcore
@@ -343,7 +345,8 @@ cdef class Engine:
         """Put (key, value) pairs, one revision each; up to 4 MiB of them share one sync.
 
         Args: items: iterable of (bytes, bytes). Returns: list of their revisions, in order.
-        Errors: as put; on one, pairs of earlier chunks are in the store. Cost: ~0.5 us a pair and the disk.
+        Errors: as put; on one, pairs of earlier chunks are in the store. Cost: ~0.5 us a pair and
+        the disk.
 
         >>> import kvcore
         >>> kvcore.open().put_many([(b"/a", b"1"), (b"/b", b"2")])
@@ -381,7 +384,8 @@ cdef class Engine:
     def delete(self, key=None, end=None, *, prefix=None, bint prev=False):
         """Delete one key, the keys of [key, end), or those with a prefix, in one revision.
 
-        Returns: DeleteResult(revision, deleted, prev); deleting nothing is not an error and takes no revision.
+        Returns: DeleteResult(revision, deleted, prev); deleting nothing is not an error and takes
+        no revision.
         Cost: as put, and O(log n) a key. Source: etcd DeleteRange.
 
         >>> import kvcore
@@ -405,7 +409,8 @@ cdef class Engine:
 
         Args: compare: Compare objects; success, failure: Put, Get, Range, Delete, Txn.
         Returns: TxnResult(succeeded, responses, revision).
-        Errors: TooManyOpsError, DuplicateKeyError, and what its operations raise; then nothing happened.
+        Errors: TooManyOpsError, DuplicateKeyError, and what its operations raise; then nothing
+        happened.
         Cost: as put; one that cannot write takes no log entry. Source: etcd Txn.
 
         >>> import kvcore
@@ -471,9 +476,11 @@ cdef class Engine:
             request_drop(r)
 
     def submit(self, op):
-        """Queue any operation (Put, Delete, Txn, Compact, Get, Range) and return its Future at once.
+        """Queue any operation (Put, Delete, Txn, Compact, Get, Range) and return its Future at
+        once.
 
-        Many in flight share one sync. Errors of the request itself are raised here, others by the Future.
+        Many in flight share one sync. Errors of the request itself are raised here, others by the
+        Future.
 
         >>> import kvcore
         >>> db = kvcore.open()
@@ -518,8 +525,10 @@ cdef class Engine:
     def get(self, key, revision=None):
         """The KeyValue of `key`, now or at a revision; None when there is none.
 
-        Errors: CompactedError, FutureRevisionError, CorruptError (the value fails its CRC), ClosedError.
-        Cost: one descent and one read of the value, ~2.5 us among a million keys. Source: etcd Range.
+        Errors: CompactedError, FutureRevisionError, CorruptError (the value fails its CRC),
+        ClosedError.
+        Cost: one descent and one read of the value, ~2.5 us among a million keys. Source: etcd
+        Range.
 
         >>> import kvcore
         >>> db = kvcore.open()
@@ -617,8 +626,8 @@ cdef class Engine:
         """The live keys of [start, end), of a prefix, or all, now or at a revision.
 
         Args: start alone: that one key; end b"\\0": no upper bound; limit: rows at most (0: all);
-        sort: "key", "version", "create_revision", "mod_revision" or "value", "-" in front for descending;
-        min_*, max_*: inclusive bounds, 0 = none.
+        sort: "key", "version", "create_revision", "mod_revision" or "value", "-" in front for
+        descending; min_*, max_*: inclusive bounds, 0 = none.
         Returns: RangeResult. end before start is an empty result.
         Cost: O(log n + rows); count costs O(log n) at the newest revision. Source: etcd Range.
 
@@ -826,7 +835,8 @@ cdef class Engine:
         self._leave()
         got.update(segments=self.log.c.segment_count, segment_bytes=self.log.c.segment_bytes,
                    log_bytes=kv_load_u64(&self.log.c.bytes), syncs=kv_load_u64(&self.log.c.syncs),
-                   poisoned=kv_load_int(&self.log.c.poison_errno) != 0, background_status=c.maint_status)
+                   poisoned=kv_load_int(&self.log.c.poison_errno) != 0,
+                   background_status=c.maint_status)
         return got
 
     def _check_index(self):
@@ -988,7 +998,7 @@ cdef list _many(list keys, const KvVersion* found, const int* status, Py_ssize_t
     return out
 
 
-# --- snapshots kept for the next pages of a list.  REQUIRES: lock ------------------------------------
+# --- snapshots kept for the next pages of a list.  REQUIRES: lock ---------------------------------
 
 cdef CachedSnapshot* _cached(Commit* c, int64_t revision) noexcept nogil:
     cdef int i

@@ -16,11 +16,13 @@ cdef void retire_tail(BTree* t, uint32_t slot) noexcept nogil
 cdef void retire_record(BTree* t, uint32_t slot) noexcept nogil
 # Frees a node that was never linked.
 cdef void discard_node(BTree* t, uint32_t slot) noexcept nogil
-# Copies whatever on the path is shared; afterwards it may be changed in place.  KV_NOMEM: nothing done.
+# Copies whatever on the path is shared; afterwards it may be changed in place.  KV_NOMEM: nothing
+# done.
 cdef int own_path(BTree* t, BtPath* path) noexcept nogil
 
 cdef BtView bt_view(const BTree* t) noexcept nogil
-# O(1).  The snapshot stays valid until bt_release; releases may come in any order.  NULL: no memory.
+# O(1).  The snapshot stays valid until bt_release; releases may come in any order.  NULL: no
+# memory.
 cdef BtSnapshot* bt_snapshot(BTree* t) noexcept nogil
 cdef void bt_release(BTree* t, BtSnapshot* s) noexcept nogil
 # Works off the dead lists of released snapshots; True when entries are left.

@@ -9,8 +9,8 @@
 
 Invariants: epochs (docs/index-layout.md 7); every entry of a dead list was retired while that
 snapshot was the newest open one; a shared node's ancestors may be unshared, its descendants not.
-Thread safety: the tree's lock for all of it; readers of a snapshot need none, since nothing they can
-reach changes or is freed before its release.  Ownership: a dead list owns its blocks.
+Thread safety: the tree's lock for all of it; readers of a snapshot need none, since nothing they
+can reach changes or is freed before its release.  Ownership: a dead list owns its blocks.
 May not know: keys, versions.
 """
 
@@ -42,7 +42,8 @@ cdef BtSnapshot* older_open(const BTree* t, uint64_t epoch) noexcept nogil:
 
 
 cdef void hand_over(BtSnapshot* s, BtSnapshot* p) noexcept nogil:
-    """Moves the first dead block of s, what was kept of it, to p: behind p's first, which has room."""
+    """Moves the first dead block of s, what was kept of it, to p: behind p's first, which has
+    room."""
     cdef DeadBlock* b = s.dead
     s.dead = b.next
     b.n = s.kept

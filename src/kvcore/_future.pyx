@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Futures: what submit() returns, for threads, callbacks and asyncio alike.
 
-    submit ── Request ──► native committer (never takes the GIL) ──► done ──► pipe ──► event loop
-                 ▲                                                              └────► callback thread
-              Future.result() waits on the request's own condition, without the GIL
+    submit ─ Request ─► native committer (never takes the GIL) ─► done ─► pipe ──► event loop
+                ▲                                                           └────► callback thread
+             Future.result() waits on the request's own condition, without the GIL
 
 One pipe serves one event loop (or the callback thread): a batch writes to it once, the reader then
 settles every future that is done.  Thread safety: a Future may be asked from any thread.
@@ -59,8 +59,9 @@ cdef Future ready_future(object answer):
 cdef class Future:
     """The answer-to-be of a submitted operation.
 
-    `result()` blocks, `await` suspends, `add_done_callback()` calls back; each may be used many times.
-    An operation once submitted cannot be cancelled: its place in the log may be taken already.
+    `result()` blocks, `await` suspends, `add_done_callback()` calls back; each may be used many
+    times.  An operation once submitted cannot be cancelled: its place in the log may be taken
+    already.
     """
 
     def __init__(self):
@@ -104,7 +105,8 @@ cdef class Future:
         return False
 
     def result(self, timeout=None):
-        """The operation's result object; its error is raised; TimeoutError after `timeout` seconds."""
+        """The operation's result object; its error is raised; TimeoutError after `timeout`
+        seconds."""
         cdef uint64_t left = 0, slice_ns
         cdef bint done = self.r == NULL
         if timeout is not None:

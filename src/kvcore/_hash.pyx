@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HashKV: CRC-32C over every change in order of (revision, sub), equal to etcd's for equal histories.
+"""HashKV: CRC-32C over every change in order of (revision, sub), equal to etcd's for equal
+histories.
 
     "key" | 8 B main _ 8 B sub [t] | protobuf KeyValue | ... next change ...
 
@@ -34,7 +35,8 @@ cdef int _by_revision(const void* a, const void* b) noexcept nogil:
     return 0 if x.sub == y.sub else (-1 if x.sub < y.sub else 1)
 
 
-cdef bint _counts(const KvRows* rows, uint64_t i, int64_t revision, int64_t compacted) noexcept nogil:
+cdef bint _counts(const KvRows* rows, uint64_t i, int64_t revision,
+                  int64_t compacted) noexcept nogil:
     """Whether version i (versions of a key stand together, oldest first) is part of the hash."""
     cdef const KvVersion* v = &rows.rows[i].v
     cdef KvSlice key, following
@@ -68,7 +70,8 @@ cdef uint8_t* _field(uint8_t* p, uint8_t number, int64_t v) noexcept nogil:
     return _varint(p + 1, <uint64_t>v)
 
 
-cdef uint32_t _hash_change(uint32_t crc, const KvVersion* v, KvSlice key, KvSlice value) noexcept nogil:
+cdef uint32_t _hash_change(uint32_t crc, const KvVersion* v, KvSlice key,
+                           KvSlice value) noexcept nogil:
     """One row: the revision key, then the marshalled KeyValue."""
     cdef uint8_t head[96]
     cdef uint8_t* p = head
@@ -111,7 +114,8 @@ cdef int _hash_rows(const KvRows* rows, Change* changes, uint64_t n, const Wal* 
         value.ptr = NULL
         value.len = 0
         if changes[i].v.version:
-            rc = wal_value(wal, changes[i].v.pos, <uint32_t>key.len, changes[i].v.len, &value, &owned)
+            rc = wal_value(wal, changes[i].v.pos, <uint32_t>key.len, changes[i].v.len, &value,
+                           &owned)
             if rc != KV_OK:
                 return rc
         crc = _hash_change(crc, &changes[i].v, key, value)

@@ -115,8 +115,12 @@ static inline void kv_verify(int cond, const char *what) {
 static inline void kv_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 
 /* ---- atomics ---------------------------------------------------------------------------- */
-static inline uint64_t kv_load_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-static inline void kv_store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline uint64_t kv_load_u64(const uint64_t *p) {
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+static inline void kv_store_u64(uint64_t *p, uint64_t v) {
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
 static inline int64_t kv_load_i64(const int64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void kv_store_i64(int64_t *p, int64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline int kv_load_int(const int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
@@ -131,9 +135,15 @@ static inline uint32_t kv_be32(const uint8_t *p) {
 static inline uint64_t kv_be64(const uint8_t *p) {
     uint64_t v; memcpy(&v, p, 8); return __builtin_bswap64(v);
 }
-static inline void kv_put_be16(uint8_t *p, uint16_t v) { p[0] = (uint8_t)(v >> 8); p[1] = (uint8_t)v; }
-static inline void kv_put_be32(uint8_t *p, uint32_t v) { v = __builtin_bswap32(v); memcpy(p, &v, 4); }
-static inline void kv_put_be64(uint8_t *p, uint64_t v) { v = __builtin_bswap64(v); memcpy(p, &v, 8); }
+static inline void kv_put_be16(uint8_t *p, uint16_t v) {
+    p[0] = (uint8_t)(v >> 8); p[1] = (uint8_t)v;
+}
+static inline void kv_put_be32(uint8_t *p, uint32_t v) {
+    v = __builtin_bswap32(v); memcpy(p, &v, 4);
+}
+static inline void kv_put_be64(uint8_t *p, uint64_t v) {
+    v = __builtin_bswap64(v); memcpy(p, &v, 8);
+}
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "kvcore's disk format and key heads assume a little-endian machine"
 #endif

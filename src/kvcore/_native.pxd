@@ -122,6 +122,7 @@ cdef extern from "_os.h" nogil:
     void* kv_reserve(size_t n) noexcept
     void kv_unreserve(void* p, size_t n) noexcept
     void kv_advise_huge(void* p, size_t n) noexcept
+    void* kv_big_alloc(size_t n) noexcept
     void kv_advise_unused(void* p, size_t n) noexcept
 
     ctypedef struct KvMutex:

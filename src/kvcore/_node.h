@@ -22,7 +22,8 @@ typedef struct Node {
 } Node;
 _Static_assert(sizeof(Node) == 32, "node head is 32 bytes");
 _Static_assert(offsetof(Node, kind) == 14 && offsetof(Node, prefix_len) == 15, "node head bytes");
-_Static_assert(offsetof(Node, heap_used) == 16 && offsetof(Node, block_class) == 28, "node head words");
+_Static_assert(offsetof(Node, heap_used) == 16 && offsetof(Node, block_class) == 28,
+               "node head words");
 
 typedef struct LeafRec {
     uint64_t pos;
@@ -54,7 +55,8 @@ typedef struct ChainRec {
     uint32_t zero;
 } ChainRec;
 _Static_assert(sizeof(ChainRec) == 64, "chain record is 64 bytes");
-_Static_assert(offsetof(ChainRec, pos) == 40 && offsetof(ChainRec, older) == 56, "chain record words");
+_Static_assert(offsetof(ChainRec, pos) == 40 && offsetof(ChainRec, older) == 56,
+               "chain record words");
 
 typedef struct TailBlock {
     uint64_t epoch;

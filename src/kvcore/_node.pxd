@@ -3,10 +3,10 @@
 
     leaf:  | head 32 | head[cap] 8 | meta[cap] 4 | mod[cap] 8 | rec[cap] 32 | ext[cap] 16? | heap |
     inner: | head 32 | head[cap] 8 | count[cap+2] 8 | meta[cap] 4 | child[cap+2] 4 | heap |
-    key i  = prefix (heap[0:prefix_len]) + head[i] + heap[offset : offset + suffix - 8]  (+ tail block)
+    key i: prefix (heap[0:prefix_len]) + head[i] + heap[offset : offset + suffix - 8] (+ tail block)
 
-Everything is inline: a function cimported from another module is called through a pointer, and these
-run several times per look-up.  The bytes are fixed by docs/index-layout.md.
+Everything is inline: a function cimported from another module is called through a pointer, and
+these run several times per look-up.  The bytes are fixed by docs/index-layout.md.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -218,7 +218,8 @@ cdef inline size_t key_len_at(const Slab* s, const Node* n, uint32_t i) noexcept
 
 
 cdef inline void copy_small(uint8_t* out, const uint8_t* p, uint32_t n) noexcept nogil:
-    """memcpy for a few dozen bytes: inline moves, the last one overlapping, and never a byte more."""
+    """memcpy for a few dozen bytes: inline moves, the last one overlapping, and never a byte
+    more."""
     cdef uint32_t i = 0
     if n >= 16:
         while i + 16 <= n:
@@ -309,7 +310,9 @@ cdef inline uint32_t search(const Slab* s, const Node* n, const uint8_t* heap,
     cdef int c
     found[0] = False
     if plen:
-        c = memcmp(key.ptr, heap, plen if plen < key.len else key.len)
+        c = 0
+        if key.len:                                           # an empty start has no bytes at all
+            c = memcmp(key.ptr, heap, plen if plen < key.len else key.len)
         if c < 0 or (c == 0 and key.len < plen):
             return 0
         if c > 0:
@@ -341,7 +344,8 @@ cdef inline uint32_t leaf_search(const Slab* s, const Node* n, KvSlice key,
     return search(s, n, leaf_heap(n), leaf_metas(n), key, found)
 
 
-cdef inline uint32_t leaf_find(const Slab* s, const Node* n, KvSlice key, bint* found) noexcept nogil:
+cdef inline uint32_t leaf_find(const Slab* s, const Node* n, KvSlice key,
+                               bint* found) noexcept nogil:
     """As leaf_search when only an equal key matters.  The heads are searched before the prefix is
     compared, so that prefix, tail and record - three lines far apart - are fetched at once."""
     cdef uint32_t plen = n.prefix_len

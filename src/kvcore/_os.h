@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The outside world behind tables of C functions: files (KvIo), clock (KvClock), memory (KvMem);
- * beside them locks and threads.  The production tables are at the end of the file; a fault layer or
- * a simulator passes its own.  Every function returns 0 or a count on success, -errno on failure.
+ * beside them locks and threads.  The production tables are at the end of the file; a fault layer
+ * or a simulator passes its own.  Every function returns 0 or a count on success, -errno on
+ * failure.
  * May not know: segments, batches, trees.
  */
 #ifndef KVCORE_OS_H
@@ -32,14 +33,17 @@ typedef struct KvIo {
     int (*close)(void *ctx, int handle);
     int64_t (*size)(void *ctx, int handle);                         /* -> bytes or -errno */
     int (*allocate)(void *ctx, int handle, uint64_t bytes);         /* reserve blocks, extend */
-    int (*write_at)(void *ctx, int handle, const void *p, size_t n, uint64_t off); /* all or -errno */
-    int64_t (*read_at)(void *ctx, int handle, void *p, size_t n, uint64_t off);    /* -> bytes read */
+    int (*write_at)(void *ctx, int handle, const void *p, size_t n,
+                    uint64_t off);                                  /* all or -errno */
+    int64_t (*read_at)(void *ctx, int handle, void *p, size_t n,
+                       uint64_t off);                               /* -> bytes read */
     int (*truncate)(void *ctx, int handle, uint64_t bytes);
     int (*sync)(void *ctx, int handle);                             /* data durable, or -errno */
     int (*rename)(void *ctx, const char *from, const char *to);
     int (*unlink)(void *ctx, const char *path);
     int (*sync_dir)(void *ctx, const char *path);                   /* directory entries durable */
-    int (*map)(void *ctx, int handle, uint64_t bytes, void **out);  /* read-only view; -ENOSYS: use read_at */
+    int (*map)(void *ctx, int handle, uint64_t bytes,
+               void **out);                       /* read-only view; -ENOSYS: use read_at */
     int (*unmap)(void *ctx, void *p, uint64_t bytes);
 } KvIo;
 
@@ -141,7 +145,9 @@ static int kv_px_map(void *ctx, int h, uint64_t n, void **out) {
     *out = p;
     return 0;
 }
-static int kv_px_unmap(void *ctx, void *p, uint64_t n) { (void)ctx; return munmap(p, (size_t)n) ? -errno : 0; }
+static int kv_px_unmap(void *ctx, void *p, uint64_t n) {
+    (void)ctx; return munmap(p, (size_t)n) ? -errno : 0;
+}
 
 __attribute__((unused)) static const KvIo kv_posix_io = {
     NULL, kv_px_open, kv_px_close, kv_px_size, kv_px_allocate, kv_px_write_at, kv_px_read_at,
@@ -191,6 +197,15 @@ static inline void kv_advise_huge(void *p, size_t n) {
 #else
     (void)p; (void)n;
 #endif
+}
+/* A large buffer that free() takes: whole huge pages, so that filling it faults once per 2 MiB. */
+static inline void *kv_big_alloc(size_t n) {
+    size_t huge = (size_t)2 << 20;
+    void *p = NULL;
+    size_t bytes = (n + huge - 1) & ~(huge - 1);
+    if (posix_memalign(&p, huge, bytes) != 0) return NULL;
+    kv_advise_huge(p, bytes);
+    return p;
 }
 static inline void kv_advise_unused(void *p, size_t n) { (void)madvise(p, n, MADV_DONTNEED); }
 

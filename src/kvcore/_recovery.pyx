@@ -222,8 +222,6 @@ cdef class _Recovery:
         cdef uint64_t last = self.w.first_seq + self.w.segment_count - 1
         cdef uint64_t seq, end, base_pos
         cdef WalSegment* s
-        # What is replayed may look at values written before (a compare): all of it is readable now.
-        self.w.next_pos = (last + 1) << self.w.segment_shift
         for seq in range(self.w.first_seq, last + 1):
             s = self._at(seq)
             if s != NULL and s.nonce == 0:

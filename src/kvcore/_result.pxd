@@ -78,8 +78,8 @@ cdef class TxnResult:
 
 cdef bytes read_value(Log log, uint64_t pos, uint32_t key_len, uint32_t value_len)
 cdef KeyValue make_kv(bytes key, const KvVersion* v, Log log)
-cdef RangeResult make_range(Rows rows, Log log, uint64_t start, uint64_t n, int64_t count, bint more,
-                            int64_t revision, bint keys_only)
+cdef RangeResult make_range(Rows rows, Log log, uint64_t start, uint64_t n, int64_t count,
+                            bint more, int64_t revision, bint keys_only)
 cdef PutResult make_put(int64_t revision, KeyValue prev)
 # The Python object for the whole answer; takes the rows out of `r`.
 cdef object make_answer(KvResult* r, Log log)

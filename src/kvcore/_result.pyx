@@ -246,8 +246,8 @@ cdef class RangeResult:
                 f"revision={self.revision}>")
 
 
-cdef RangeResult make_range(Rows rows, Log log, uint64_t start, uint64_t n, int64_t count, bint more,
-                            int64_t revision, bint keys_only):
+cdef RangeResult make_range(Rows rows, Log log, uint64_t start, uint64_t n, int64_t count,
+                            bint more, int64_t revision, bint keys_only):
     cdef RangeResult r = RangeResult.__new__(RangeResult)
     r.rows = rows
     r.log = log

@@ -81,8 +81,8 @@ cdef inline bint slab_refuses(Slab* s) noexcept nogil:
 # Ordinary memory behind the same table; NULL when refused.  The size is named again on return.
 cdef void* slab_heap_take(Slab* s, size_t nbytes) noexcept nogil
 cdef void slab_heap_give(Slab* s, void* p, size_t nbytes) noexcept nogil
-# Walks every chunk; returns a message or NULL.  O(blocks).  `marks` (may be NULL) has a bit per slot:
-# a free block whose bit is set is an error.
+# Walks every chunk; returns a message or NULL.  O(blocks).  `marks` (may be NULL) has a bit per
+# slot: a free block whose bit is set is an error.
 cdef const char* slab_check(const Slab* s, const uint8_t* marks) noexcept nogil
 
 

@@ -9,10 +9,11 @@ A chunk is 256 KiB; a class larger than a quarter of that takes spans of up to 8
 whose last block goes returns to the common free list; beyond SLAB_WARM of them the pages go back to
 the system and the memory table is told.
 
-Invariants (`slab_check`): 1 free + live + untouched = blocks of the chunk; 2 a chunk with room is on
-its class's partial list, a full one on none; 3 live_blocks, live_bytes, chunk_bytes add up.
-Thread safety: none of its own, the owner's lock guards a Slab; `base` is constant, so that blocks may
-be read by whoever knows they are alive.  Ownership: the Slab owns the range, callers own blocks.
+Invariants (`slab_check`): 1 free + live + untouched = blocks of the chunk; 2 a chunk with room is
+on its class's partial list, a full one on none; 3 live_blocks, live_bytes, chunk_bytes add up.
+Thread safety: none of its own, the owner's lock guards a Slab; `base` is constant, so that blocks
+may be read by whoever knows they are alive.  Ownership: the Slab owns the range, callers own
+blocks.
 May not know: what lies in a block (but for the free link in a free one's first word).
 """
 

@@ -30,9 +30,10 @@ cdef struct KvReader:
 cdef int state_init(KvState* s, uint32_t order, const Wal* wal) noexcept nogil
 cdef void state_deinit(KvState* s) noexcept nogil
 cdef KvReader state_reader(const KvState* s) noexcept nogil
-# Applies the command at the cursor and moves it on.  `base` is where the bytes lie in memory, `pos` in the
-# log.  `out` (NULL on replay) gets status, revision and answers.  Returns KV_OK also when the
-# command failed as commands may (out.status says how); anything else means the state machine must stop.
+# Applies the command at the cursor and moves it on.  `base` is where the bytes lie in memory, `pos`
+# in the log.  `out` (NULL on replay) gets status, revision and answers.  Returns KV_OK also when
+# the command failed as commands may (out.status says how); anything else means the state machine
+# must stop.
 cdef int state_apply(KvState* s, Cursor* c, const uint8_t* base, uint64_t pos,
                      KvResult* out) noexcept nogil
 # A transaction that cannot write, answered from the current state.

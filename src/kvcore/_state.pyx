@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The deterministic state machine: what each command does to index and revisions, and what it answers.
+"""The deterministic state machine: what each command does to index and revisions, and what it
+answers.
 
-    log bytes -- decode --> checks on the state before --> changes (main, sub) --> answers (optional)
+    log bytes - decode -> checks on the state before -> changes (main, sub) -> answers (optional)
 
 A live commit and a replay run the same function over the same bytes; a replay only drops the
 answers.  So everything that may fail at apply is decided by the state and the command alone.
 
 Invariants
-1. one-revision: a command that changes something takes exactly one revision, sub = 0, 1, 2, ... in order
-   of execution; one that changes nothing takes none.
+1. one-revision: a command that changes something takes exactly one revision, sub = 0, 1, 2, ... in
+   order of execution; one that changes nothing takes none.
 2. all-or-nothing: a transaction's compares and the checks of its whole chosen path come before its
    first change; behind them only memory or a broken disk can fail, and then the machine stops.
 3. indexed: applied_index grows by one per command, failed ones included.
@@ -36,11 +37,12 @@ from kvcore._native cimport (KV_BAD_COMMAND, KV_COMPACTED, KV_FUTURE_REV, KV_KEY
                              KV_LEASE_NOT_FOUND, KV_NOMEM, KV_NOTFOUND, KV_OK, KvRow, KvSlice,
                              KvVersion, kv_plain_mem)
 from kvcore._result cimport KvResp, KvResult, result_add
-from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key, rows_push
+from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_grow, rows_init, rows_key, rows_push
 from kvcore._wal cimport Wal, wal_value
 
 cdef enum:
     DELETE_CHUNK = 1024          # keys collected before they are deleted
+    KEY_BYTES_GUESS = 64         # arena room a row, made before a walk of known length
 
 # The change under way: its revision and the next sub.
 cdef struct Change:
@@ -219,7 +221,8 @@ cdef inline int _compare_sort(const SortKey* a, const SortKey* b, int64_t target
     return 0 if a.number == b.number else (-1 if a.number < b.number else 1)
 
 
-cdef void _merge_sort(SortKey* a, SortKey* tmp, uint64_t n, int64_t target, int sign) noexcept nogil:
+cdef void _merge_sort(SortKey* a, SortKey* tmp, uint64_t n, int64_t target,
+                      int sign) noexcept nogil:
     """Stable; sign -1 sorts descending."""
     cdef uint64_t half = n // 2, i = 0, j = half, k = 0
     if n < 2:
@@ -345,6 +348,11 @@ cdef int _range_span(const KvReader* r, const RangeCmd* q, KvSlice start, KvSlic
     f.max_create = q.max_create
     if q.limit > 0 and not sorted_whole:
         fetch = <uint64_t>q.limit + 1
+    elif counted and not filtered:
+        a.count = bt_count(&r.view, start, end)
+        rc = rows_grow(&out.rows, a.count, <uint64_t>a.count * KEY_BYTES_GUESS)
+        if rc != KV_OK:
+            return rc
     rc = bt_scan(&r.view, start, end, at, &f if filtered else NULL, fetch, not counted, &out.rows,
                  &seen)
     if rc != KV_OK:

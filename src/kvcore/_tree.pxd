@@ -26,7 +26,7 @@ cdef struct BtView:
     int64_t floor_next           # newest compaction revision asked for (== floor when none is)
 
 
-cdef struct DeadBlock:           # retired blocks: where and of which class; the epoch is in the block
+cdef struct DeadBlock:       # retired blocks: where and of which class; the epoch is in the block
     DeadBlock* next
     uint32_t n
     uint32_t zero
@@ -95,7 +95,8 @@ cdef struct BtFilter:            # inclusive bounds; 0 = no bound
     int64_t max_create
 
 
-# Where a key is: the nodes from the root to its leaf, and in each the child taken (leaf: the entry).
+# Where a key is: the nodes from the root to its leaf, and in each the child taken (leaf: the
+# entry).
 cdef struct BtPath:
     uint32_t levels
     uint32_t slot[BT_MAX_DEPTH]

@@ -79,7 +79,8 @@ cdef int mark(Checker* c, uint32_t slot, uint32_t block_class) noexcept nogil:
 
 
 cdef int check_order(Checker* c, const Node* n, uint32_t i, bint is_separator) noexcept nogil:
-    """The next key or separator of the walk is greater than the last one (a key may equal its separator)."""
+    """The next key or separator of the walk is greater than the last one (a key may equal its
+    separator)."""
     cdef size_t length = key_len_at(&c.t.slab, n, i)
     cdef uint8_t* spare
     cdef size_t m = length if length < c.last_len else c.last_len

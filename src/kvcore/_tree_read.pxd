@@ -9,23 +9,24 @@ from kvcore._tree cimport BtFilter, BtView
 
 # The latest version (tombstones included), or KV_NOTFOUND.
 cdef int bt_find(const BtView* w, KvSlice key, KvVersion* out) noexcept nogil
-# The version seen at `rev`: newest with mod <= rev; tombstone or none: KV_NOTFOUND.  rev == 0: latest.
-# REQUIRES: rev == 0 or rev >= floor_next.
+# The version seen at `rev`: newest with mod <= rev; tombstone or none: KV_NOTFOUND.  rev == 0:
+# latest.  REQUIRES: rev == 0 or rev >= floor_next.
 cdef int bt_find_at(const BtView* w, KvSlice key, int64_t rev, KvVersion* out) noexcept nogil
 # As bt_find for many keys, interleaved so that the cache misses overlap; status[i] per key.
 cdef void bt_find_many(const BtView* w, const KvSlice* keys, uint64_t n, KvVersion* out,
                        int* status) noexcept nogil
-# Live keys of [start, end) at `rev` (0: latest) into `rows` (NULL: only count), at most `limit` rows
-# (0: no limit).  end.ptr == NULL: no upper bound.  `filter` may be NULL.  *seen counts the live keys passed
-# before the filters up to the point where the walk stopped; walk_all makes it go on counting.
+# Live keys of [start, end) at `rev` (0: latest) into `rows` (NULL: only count), at most `limit`
+# rows (0: no limit).  end.ptr == NULL: no upper bound.  `filter` may be NULL.  *seen counts the
+# live keys passed before the filters up to the point where the walk stopped; walk_all makes it go
+# on counting.
 cdef int bt_scan(const BtView* w, KvSlice start, KvSlice end, int64_t rev, const BtFilter* filter,
                  uint64_t limit, bint walk_all, KvRows* rows, uint64_t* seen) noexcept nogil
 # Live keys of [start, end) at the view's newest revision; O(log n).
 cdef uint64_t bt_count(const BtView* w, KvSlice start, KvSlice end) noexcept nogil
 # Every version and tombstone of every key, keys ascending and versions oldest first, those that
-# compaction at `floor` makes invisible left out (also where the sweep has not come yet).  Starts behind
-# key `after` (NULL: at the beginning), stops once `budget` rows are passed, at a key's end; *more says
-# whether keys are left.  Rows of one key share its bytes in the arena.
+# compaction at `floor` makes invisible left out (also where the sweep has not come yet).  Starts
+# behind key `after` (NULL: at the beginning), stops once `budget` rows are passed, at a key's end;
+# *more says whether keys are left.  Rows of one key share its bytes in the arena.
 cdef int bt_dump(const BtView* w, KvSlice after, int64_t floor, uint64_t budget, KvRows* rows,
                  bint* more) noexcept nogil
 # Copies the mod_revision column of the live keys of [start, end): the fastest look at everything.

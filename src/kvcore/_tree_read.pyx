@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a view: look-ups, scans, counts, dumps.
 
-    key -> root -> inner -> ... -> leaf          the child's first lines are fetched while its slot is all
-                                   | inline      that is known; a scan fetches the next leaf ahead
+    key -> root -> inner -> ... -> leaf        the child's first lines are fetched while its slot is
+                                   | inline    all that is known; a scan fetches the next leaf ahead
                                    └ chain -> chain -> ...   for older revisions
 
-Invariant used: a chain is read until the first version with mod <= floor_next, never beyond: what lies
-behind it may be freed at any time (docs/index-layout.md, "Where a chain ends").
+Invariant used: a chain is read until the first version with mod <= floor_next, never beyond: what
+lies behind it may be freed at any time (docs/index-layout.md, "Where a chain ends").
 Thread safety: a snapshot's view needs no lock; the live view needs the tree's.
 Ownership: nothing is kept; results go into the caller's memory.  May not know: how trees change.
 """
@@ -159,7 +159,8 @@ cdef inline int emit(const BtView* w, const Node* leaf, uint32_t i, const KvVers
 
 cdef int emit_run(const BtView* w, const Node* leaf, uint32_t i, uint32_t stop, uint64_t most,
                   KvRows* rows, uint64_t* taken) noexcept nogil:
-    """Live entries i..stop of a leaf as rows, at most `most`: the plain page, columns kept at hand."""
+    """Live entries i..stop of a leaf as rows, at most `most`: the plain page, columns kept at
+    hand."""
     cdef const LeafRec* recs = leaf_recs(leaf)
     cdef const uint32_t* metas = leaf_metas(leaf)
     cdef const uint64_t* heads = node_heads(leaf)

@@ -6,8 +6,8 @@
     chain of d:  9 -> 7 -> 4 -> 2           sweep_floor 8: 7 stays as the last version,
                       └ cut                 4 -> 2 are cut off at once and retired in steps
 
-Compaction writes into no leaf and no record: where a chain ends follows from the floor alone, so that
-snapshots need no copies.  Only a key that is removed changes its leaf.
+Compaction writes into no leaf and no record: where a chain ends follows from the floor alone, so
+that snapshots need no copies.  Only a key that is removed changes its leaf.
 Invariants: keys before the cursor end at sweep_floor, the others at floor; what is cut and not yet
 retired hangs on cut_slot alone.
 Thread safety: the tree's lock.  Ownership: a BtLoader owns what it was given until it is linked.
@@ -24,8 +24,8 @@ from kvcore._native cimport (
     KvVersion, kv_assert,
 )
 from kvcore._node cimport (
-    ChainRec, INLINE_MAX, LeafRec, Node, TailBlock, key_len_at, key_write, leaf_mods, leaf_recs, node_at,
-    node_heads, node_heap, node_metas, tail_class,
+    ChainRec, INLINE_MAX, LeafRec, Node, TailBlock, key_len_at, key_write, leaf_mods, leaf_recs,
+    node_at, node_heads, node_heap, node_metas, tail_class,
 )
 from kvcore._slab cimport slab_at, slab_free, slab_heap_give, slab_heap_take
 from kvcore._tree cimport BTree, BtPath, LeafItem, NewEntry
@@ -127,7 +127,8 @@ cdef void next_leaf(BTree* t, const BtPath* path) noexcept nogil:
 
 
 cdef int sweep_leaf(BTree* t, uint64_t* budget) noexcept nogil:
-    """Looks at the entries of one leaf from the cursor on; stops at the first that changes something."""
+    """Looks at the entries of one leaf from the cursor on; stops at the first that changes
+    something."""
     cdef BtPath path
     cdef KvSlice key
     cdef Node* leaf
@@ -260,7 +261,8 @@ cdef BtLoader* bt_load_begin(BTree* t) noexcept nogil:
     return b
 
 
-cdef int bt_load_push(BtLoader* b, KvSlice key, const KvVersion* versions, uint32_t n) noexcept nogil:
+cdef int bt_load_push(BtLoader* b, KvSlice key, const KvVersion* versions,
+                      uint32_t n) noexcept nogil:
     cdef BTree* t = b.tree
     cdef NewEntry* e
     cdef uint32_t chain = 0

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing: put, delete, move, and how splits and merges climb the tree.
 
-    put into a full leaf L         build L1, L2 beside it     parent: L -> L1 | sep | L2
-    (nothing linked yet)           (a refusal frees both)     room: in place, done
-                                                              none: build the parent's successors, climb
+    put into a full leaf L       build L1, L2 beside it  parent: L -> L1 | sep | L2
+    (nothing linked yet)         (a refusal frees both)  room: in place, done
+                                                         none: build the parent's successors, climb
 
 One rule makes every refusal harmless: *fresh blocks first, one change in place last*.  A structural
-change is a `Swap`: one or two neighbouring children give way to one or two.  It climbs until a parent
-takes it in place (or the root changes); only then is anything that readers reach altered, only then are
-the old blocks retired.
-Snapshots: the path to the leaf is made unshared first (`own_path`), so that nothing here asks again.
-Invariants kept: ordered, counts, balance (docs/index-layout.md).  The right spine may be thin: a leaf
-there holds at least one key, an inner node two children.
+change is a `Swap`: one or two neighbouring children give way to one or two.  It climbs until a
+parent takes it in place (or the root changes); only then is anything that readers reach altered,
+only then are the old blocks retired.
+Snapshots: the path to the leaf is made unshared first (`own_path`), so that nothing here asks
+again.
+Invariants kept: ordered, counts, balance (docs/index-layout.md).  The right spine may be thin: a
+leaf there holds at least one key, an inner node two children.
 Thread safety: the tree's lock.  Ownership: the tree owns all blocks.  May not know: compaction.
 """
 
@@ -77,7 +78,8 @@ cdef inline Node* leaf_of(const BTree* t, const BtPath* path) noexcept nogil:
 
 
 cdef void add_counts(BTree* t, const BtPath* path, uint32_t levels, int64_t delta) noexcept nogil:
-    """The live count of the child taken changes by delta in the first `levels` nodes of the path."""
+    """The live count of the child taken changes by delta in the first `levels` nodes of the
+    path."""
     cdef uint32_t level
     if delta:
         for level in range(levels):
@@ -187,7 +189,8 @@ cdef inline void put_item(InnerItem* item, const Node* src, uint32_t idx, uint32
 
 
 cdef uint32_t list_children(const Node* p, const Swap* s, InnerItem* items) noexcept nogil:
-    """The children of p as the swap leaves them; `s` may be NULL.  The first item has no separator."""
+    """The children of p as the swap leaves them; `s` may be NULL.  The first item has no
+    separator."""
     cdef uint32_t n = 0
     cdef uint32_t i = 0
     while i <= p.n:
@@ -220,7 +223,8 @@ cdef int cut_in_two(BTree* t, Change* c, const InnerItem* items, uint32_t n, uin
 
 cdef int swap_rebuilt(BTree* t, const BtPath* path, uint32_t level, Change* c, const Swap* s,
                       Swap* up) noexcept nogil:
-    """Builds the successors of the node at `level` under swap s; `up` is what its parent is to do."""
+    """Builds the successors of the node at `level` under swap s; `up` is what its parent is to
+    do."""
     cdef Node* p = node_at(&t.slab, path.slot[level])
     cdef InnerItem* items = <InnerItem*>t.scratch
     cdef Node* q
@@ -475,8 +479,8 @@ cdef int put_over(BTree* t, BtPath* path, const KvVersion* v,
 
 
 cdef int remove_merging(BTree* t, const BtPath* path) noexcept nogil:
-    """Removes the entry under the path where its leaf becomes too small: one leaf, or two even ones, of
-    what remains and the neighbour."""
+    """Removes the entry under the path where its leaf becomes too small: one leaf, or two even
+    ones, of what remains and the neighbour."""
     cdef LeafItem* items = <LeafItem*>t.scratch
     cdef uint32_t last = path.levels - 1
     cdef uint32_t i = path.at[last]
@@ -623,7 +627,8 @@ cdef int bt_put(BTree* t, KvSlice key, KvVersion* v, KvVersion* prev) noexcept n
     return KV_OK
 
 
-cdef int bt_delete(BTree* t, KvSlice key, int64_t mod, uint32_t sub, KvVersion* prev) noexcept nogil:
+cdef int bt_delete(BTree* t, KvSlice key, int64_t mod, uint32_t sub,
+                   KvVersion* prev) noexcept nogil:
     cdef BtPath path
     cdef KvVersion latest
     cdef KvVersion tomb

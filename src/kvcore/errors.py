@@ -36,9 +36,9 @@ import os
 __all__ = [
     "ClosedError", "CompactedError", "CorruptError", "DuplicateKeyError", "EmptyKeyError", "Error",
     "ForkedError", "FutureRevisionError", "InvalidArgument", "InvalidSortError", "KeyNotFoundError",
-    "KeyTooLargeError", "LeaseNotFoundError", "LeaseProvidedError", "LockedError", "NewerFormatError",
-    "NoSpaceError", "OutOfMemoryError", "OutcomeUnknownError", "PoisonedError", "RequestTooLargeError",
-    "StorageError", "TooManyOpsError", "ValueProvidedError",
+    "KeyTooLargeError", "LeaseNotFoundError", "LeaseProvidedError", "LockedError",
+    "NewerFormatError", "NoSpaceError", "OutOfMemoryError", "OutcomeUnknownError", "PoisonedError",
+    "RequestTooLargeError", "StorageError", "TooManyOpsError", "ValueProvidedError",
 ]
 
 
@@ -146,7 +146,8 @@ class ClosedError(Error):
 
 
 class ForkedError(Error):
-    """A store, log or snapshot was used in a child of the process that opened it; open it anew there."""
+    """A store, log or snapshot was used in a child of the process that opened it; open it anew
+    there."""
 
     message = "kvcore: used after fork; open the store in the process that uses it"
 
@@ -242,7 +243,8 @@ BY_STATUS: dict[int, type[Error]] = {
 def from_status(status: int, detail: object = None) -> Error:
     """The exception for a native status code.
 
-    `detail` is an errno (StorageError and below), a compacted revision (CompactedError), or a message.
+    `detail` is an errno (StorageError and below), a compacted revision (CompactedError), or a
+    message.
     """
     kind = BY_STATUS.get(status)
     if kind is None:

@@ -121,13 +121,14 @@ def open(path: str | os.PathLike[str] | None = None, **options: Any) -> Store:
         path: the directory; None: in memory.
         order: children of an index node at most, 3..1024 (default 32).
         sync: "always" (default: what is acknowledged is durable), "interval" (synced every
-            sync_interval seconds), "off" (the operating system decides). In the last two a crash may
-            lose the newest changes, but never lets a revision be given twice.
+            sync_interval seconds), "off" (the operating system decides). In the last two a crash
+            may lose the newest changes, but never lets a revision be given twice.
         segment_bytes: size of a log segment; fixed when the directory is made (64 MiB).
         max_key_bytes, max_request_bytes, max_txn_ops: limits (65535; 1.5 MiB; 128).
         verify: compare every value read with its CRC (True).
         maintenance: run background work in a thread (True); else call step().
-        replay_target: seconds of replay an open may cost before a checkpoint is taken (0.3; 0: never).
+        replay_target: seconds of replay an open may cost before a checkpoint is taken (0.3; 0:
+            never).
         clock, io: tables of the outside world, for tests.
 
     Returns: a Store.

@@ -19,6 +19,8 @@ LINE_MAX = 100
 FUNCTION_MAX = 70
 FILE_MAX = {".py": 500, ".pyx": 700, ".pxd": 400, ".h": 500, ".pyi": 400}
 
+TEST_MAX = 700
+
 # path -> number of lines over LINE_MAX
 LONG_LINES: dict[str, int] = {
     "bench/bench_btree.py": 4,
@@ -79,10 +81,6 @@ LONG_FILES: dict[str, int] = {
     "src/kvcore/_engine.pyx": 1150,
     "src/kvcore/_node.pxd": 450,
     "src/kvcore/_tree_write.pyx": 800,
-    "tests/models.py": 700,
-    "tests/test_bad_input.py": 700,
-    "tests/test_etcd_semantics.py": 600,
-    "tests/test_wal.py": 600,
 }
 
 Finding = tuple[int, str]
@@ -104,6 +102,11 @@ def library() -> list[Path]:
 
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+def file_max(path: str) -> int:
+    """A test may be longer than what it tests: its parts do not lean on each other."""
+    return TEST_MAX if path.startswith("tests/") else FILE_MAX[Path(path).suffix]
 
 
 def measured() -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
@@ -236,7 +239,7 @@ def test_functions() -> None:
 
 def test_files() -> None:
     found = measured()[2]
-    assert over(found, {key: FILE_MAX[Path(key).suffix] for key in found}, LONG_FILES) == []
+    assert over(found, {key: file_max(key) for key in found}, LONG_FILES) == []
 
 
 def test_licences() -> None:
