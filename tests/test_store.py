@@ -94,15 +94,16 @@ def test_checkpoint_and_sync(opened: Any, ram_dir: Path) -> None:
 def test_step_reports_more(open_store: Opener) -> None:
     """A compaction's sweep in small pieces; then nothing is left to do."""
     db = open_store(maintenance=False)
-    db.put_many([(b"%03d" % (i % 50), b"v") for i in range(500)])
+    db.put_many([(b"%04d" % (i % 1500), b"v") for i in range(6000)])
     db.compact(db.revision)
     assert db.status().compacting
     assert db.step(budget=1)
+    assert 1500 < db.status().versions
     while db.step(budget=10):
-        pass
+        db._check()
     assert not db.step()
     assert not db.status().compacting
-    assert db.status().versions == 50
+    assert db.status().versions == 1500
 
 
 def test_reprs(db: kvcore.Store) -> None:

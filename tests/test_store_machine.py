@@ -269,10 +269,10 @@ class DurableStoreMachine(StoreMachine):
 @pytest.mark.parametrize("part", range(4))
 def test_store_in_memory(part: int, counts: Counter[str]) -> None:
     """Part of the examples each, so that a failure ends the rest early."""
-    machines.run(StoreMachine, StoreMachine.kind, 75, 100, counts)
+    machines.run(StoreMachine, StoreMachine.kind, 90, 100, counts)
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_durable_store(part: int, counts: Counter[str]) -> None:
     """The same for the durable store."""
-    machines.run(DurableStoreMachine, DurableStoreMachine.kind, 50, 100, counts)
+    machines.run(DurableStoreMachine, DurableStoreMachine.kind, 65, 100, counts)
