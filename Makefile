@@ -12,7 +12,9 @@ PYTEST  := $(BIN)/python -m pytest
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md $(wildcard examples/*) \
            $(shell find src/kvcore -name '*.py' -o -name '*.py[ix]' -o -name '*.pxd' -o -name '*.h')
 # What the sanitizers run: everything but what only measures, and what reads sources.
-SANITIZED ?= tests --ignore=tests/meta --ignore=tests/test_demo.py --ignore=tests/test_cli.py
+# (A sanitizer keeps freed memory for a while: the test that compares resident sizes cannot hold.)
+SANITIZED ?= tests --ignore=tests/meta --ignore=tests/test_demo.py --ignore=tests/test_cli.py \
+             --deselect tests/test_store.py::test_errors_leak_nothing
 
 build_tree = $(BIN)/python setup.py -q build --build-base build/$(1) --build-lib build/$(1)/lib
 runtime    = $(shell gcc -print-file-name=lib$(1).so)

@@ -37,6 +37,7 @@ MODULES = {
     "kvcore._checkpoint": [],
     "kvcore._commit": [],
     "kvcore._future": [],
+    "kvcore._startup": [],
     "kvcore._engine": [],
     "kvcore.testing._faults": [],
     "kvcore.testing._wal_probe": [],

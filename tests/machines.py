@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs Hypothesis state machines and counts their steps; KVCORE_SOAK_SECONDS=n makes each go on for n
-seconds (shared by all machines of the session)."""
+"""Runs Hypothesis state machines and counts their steps.
+
+KVCORE_SOAK_SECONDS=n makes them go on for n seconds, shared by all machines of the session.
+"""
 
 from __future__ import annotations
 

@@ -624,8 +624,8 @@ cdef class Compact:
         return f"Compact({self.revision})"
 
 
-cdef dict _COMPARED = {CMP_VERSION: "version", CMP_CREATE: "create_revision", CMP_MOD: "mod_revision",
-                       CMP_VALUE: "value", CMP_LEASE: "lease"}
+cdef dict _COMPARED = {CMP_VERSION: "version", CMP_CREATE: "create_revision",
+                       CMP_MOD: "mod_revision", CMP_VALUE: "value", CMP_LEASE: "lease"}
 cdef dict _OPERATORS = {CMP_EQUAL: "==", CMP_GREATER: ">", CMP_LESS: "<", CMP_NOT_EQUAL: "!="}
 
 

@@ -31,11 +31,12 @@ from posix.unistd cimport write as posix_write
 from kvcore._btree cimport bt_compact_step, bt_drain_step, bt_release, bt_snapshot
 from kvcore._checkpoint cimport CkInfo, ck_begin, ck_end, ck_step
 from kvcore._command cimport Cursor, buf_free
-from kvcore._native cimport (KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, KV_UNKNOWN_OUTCOME,
-                             kv_add_int, kv_cond_broadcast, kv_cond_destroy, kv_cond_init, kv_cond_signal,
-                             kv_cond_wait, kv_cond_wait_ns, kv_load_int, kv_mutex_init,
-                             kv_mutex_lock, kv_mutex_unlock, kv_store_i64, kv_store_int,
-                             kv_thread_join, kv_thread_start)
+from kvcore._native cimport (
+    KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, KV_UNKNOWN_OUTCOME, kv_add_int,
+    kv_cond_broadcast, kv_cond_destroy, kv_cond_init, kv_cond_signal, kv_cond_wait,
+    kv_cond_wait_ns, kv_load_int, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_store_i64,
+    kv_store_int, kv_thread_join, kv_thread_start,
+)
 from kvcore._result cimport result_free, result_init
 from kvcore._state cimport state_apply, state_deinit, state_init
 from kvcore._wal cimport (WAL_CEILING, WAL_COMMANDS, Wal, wal_append, wal_prepare_step, wal_stage,
@@ -191,7 +192,7 @@ cdef void _commit_batch(Commit* c, Request* first, uint64_t total, uint32_t coun
         if rc == KV_OK:
             c.replay_from = c.wal.next_pos
         else:
-            c.stopped = rc
+            c.stopped = KV_POISONED if rc == KV_IO else rc
         kv_store_i64(&c.revision, c.state.revision)
         c.batches += 1
         c.commands += count
@@ -274,8 +275,9 @@ cdef void _wake(Commit* c, int n) noexcept nogil:
 cdef void _elect(Commit* c) noexcept nogil:
     """Hands the role on; the one chosen needs no interpreter to begin.
 
-    A waiter that is away (it looks for signals, and may be waiting for the GIL) is passed over for any
-    other, at last for the native thread: a round serves the head of the queue whoever runs it."""
+    A waiter that is away (it looks for signals, and may be waiting for the GIL) is passed over for
+    any other, at last for the native thread: a round serves the head of the queue whoever runs it.
+    """
     cdef Request* r = c.head
     if r == NULL:
         c.busy = False
@@ -594,7 +596,7 @@ cdef bint _checkpoint_step(Commit* c, uint64_t now_ns) noexcept nogil:
         _checkpoint_end(c, rc)
         more = False
     if rc != KV_OK and rc != KV_CLOSED:
-        kv_store_int(&c.maint_status, rc)                  # told by status(); tried again, ever more slowly
+        kv_store_int(&c.maint_status, rc)    # told by status(); tried again, ever more slowly
         c.ck_retry_ns = min(max(2 * c.ck_retry_ns, <uint64_t>RETRY_MIN_NS),
                             <uint64_t>RETRY_MAX_NS)
         c.ck_retry_at_ns = now_ns + c.ck_retry_ns
@@ -623,7 +625,8 @@ cdef int _checkpoint_now(Commit* c, uint64_t* mine) noexcept nogil:
         rc = _checkpoint_begin(c)
         mine[0] = c.ck_number + 1
     else:
-        rc = kv_load_int(&c.maint_status) if c.ck_number < mine[0] else KV_OK      # another thread ended it
+        # Another thread ended it.
+        rc = kv_load_int(&c.maint_status) if c.ck_number < mine[0] else KV_OK
     if rc != KV_OK or not more:
         _checkpoint_end(c, rc)
     return rc

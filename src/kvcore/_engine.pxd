@@ -23,6 +23,7 @@ cdef class Engine:
     cdef object __weakref__
     cdef int _alive(self) except -1
     cdef int _enter(self) except -1
+    cdef int _enter_any(self) except -1
     cdef void _leave(self) noexcept
     cdef int _run(self, Request* r) except -1
     cdef Request* _request(self, bint is_async) except NULL

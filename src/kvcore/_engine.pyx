@@ -13,7 +13,6 @@ public subclass; results own copies.  May not know: CLI, Kubernetes, etcd.
 """
 
 import os
-import re
 from threading import main_thread
 
 cimport cython
@@ -23,36 +22,38 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strdup
 
-from kvcore._btree cimport (BtSnapshot, BtStats, BtView, bt_check, bt_deinit, bt_dump, bt_find_at,
-                            bt_find_many, bt_init, bt_release, bt_snapshot, bt_stats)
-from kvcore._checkpoint cimport CkInfo, CkSegment, ck_load
+from kvcore._btree cimport (
+    BtSnapshot, BtStats, BtView, bt_check, bt_dump, bt_find_at, bt_find_many, bt_release,
+    bt_snapshot, bt_stats,
+)
 from kvcore._command cimport (
     Cursor, FLAG_COUNT_ONLY, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE, FLAG_KEYS_ONLY, FLAG_PREV,
     ORDER_ASCEND, ORDER_NONE, Put, Range, RangeCmd, TARGET_KEY, as_int, check_request, check_txn,
     encode_compact, encode_delete, encode_op, encode_put, encode_txn, make_sort, make_span,
 )
-from kvcore._commit cimport (CACHED_SNAPSHOTS, SYNC_ALWAYS, SYNC_INTERVAL, SYNC_OFF, CachedSnapshot,
-                             Commit, Request, commit_call, commit_checkpoint, commit_claim,
-                             commit_deinit, commit_init, commit_pass_baton,
-                             commit_start_maintenance, commit_step, commit_stop_threads,
-                             commit_submit, commit_sync, commit_unclaim, commit_wait,
-                             commit_wake_maintenance, commit_withdraw, request_drop, request_new)
+from kvcore._commit cimport (
+    CACHED_SNAPSHOTS, SYNC_ALWAYS, SYNC_INTERVAL, SYNC_OFF, CachedSnapshot, Commit, Request,
+    commit_call, commit_checkpoint, commit_claim, commit_deinit, commit_init, commit_pass_baton,
+    commit_start_maintenance, commit_step, commit_stop_threads, commit_submit, commit_sync,
+    commit_unclaim, commit_wait, commit_wake_maintenance, commit_withdraw, request_drop,
+    request_new,
+)
 from kvcore._future cimport make_future, raise_result, ready_future
 from kvcore._hash cimport hash_view
-from kvcore._native cimport (KV_COMPACTED, KV_CORRUPT, KV_FUTURE_REV, KV_NEWER_FORMAT, KV_NOTFOUND,
-                             KV_OK, Clock, Io, KvSlice, KvVersion, kv_cond_broadcast, kv_cond_signal, kv_cond_wait,
-                             kv_fork_generation, kv_fork_watch, kv_load_i64, kv_load_int,
-                             kv_load_u64, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
-                             kv_plain_mem, kv_prefetch, kv_raise)
+from kvcore._native cimport (
+    KV_COMPACTED, KV_FUTURE_REV, KV_NOTFOUND, KV_OK, Clock, Io, KvSlice, KvVersion,
+    kv_cond_broadcast, kv_cond_signal, kv_cond_wait, kv_fork_generation, kv_fork_watch,
+    kv_load_i64, kv_load_int, kv_load_u64, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
+    kv_prefetch, kv_raise,
+)
 from kvcore._result cimport KvResult, make_answer, make_kv, make_put, result_free, result_init
 from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
-from kvcore._state cimport (KvReader, KvState, state_apply, state_range, state_read_txn,
-                            state_reader)
-from kvcore._wal cimport WAL_CEILING, WAL_COMMANDS, WAL_SEAL, Log, WalBatch, wal_ptr, wal_value
+from kvcore._startup cimport startup
+from kvcore._state cimport KvReader, KvState, state_range, state_read_txn, state_reader
+from kvcore._wal cimport Log, wal_ptr, wal_value
 
 from kvcore import _native
-from kvcore.errors import (ClosedError, EmptyKeyError, ForkedError, NewerFormatError,
-                           OutOfMemoryError)
+from kvcore.errors import ClosedError, EmptyKeyError, ForkedError, OutOfMemoryError
 
 kv_fork_watch()
 
@@ -93,38 +94,6 @@ cdef int _fill_range(RangeCmd* q, bytes key, object end) except -1:
     if end is not None:
         q.span.end = _slice(<bytes>end)
     return 0
-
-
-# =================================================================================================
-# Replay
-# =================================================================================================
-
-cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
-                 uint64_t payload_pos) noexcept nogil:
-    """One batch of the log, in order, to the state machine."""
-    cdef Commit* c = <Commit*>ctx
-    cdef Cursor cur
-    cdef uint32_t _i
-    cdef int rc
-    if b.kind == WAL_CEILING:
-        c.ceiling = b.revision
-    elif b.kind == WAL_SEAL:
-        c.ceiling = 0
-        if b.revision > c.state.revision:
-            c.state.revision = b.revision
-    elif b.kind == WAL_COMMANDS:
-        if b.revision != c.state.revision or b.first_index != c.state.applied_index + 1:
-            return KV_CORRUPT
-        cur.p = payload
-        cur.end = payload + b.len
-        cur.bad = False
-        for _i in range(b.count):
-            rc = state_apply(&c.state, &cur, payload, payload_pos, NULL)
-            if rc != KV_OK:
-                return rc
-        if cur.p != cur.end:
-            return KV_CORRUPT
-    return KV_OK
 
 
 # =================================================================================================
@@ -183,7 +152,7 @@ cdef class Engine:
             c.sync_interval_ns = <uint64_t>(sync_interval * 1e9)
             c.replay_target_ns = replay_target * 1e9
             c.directory = strdup(os.fsencode(self.log.path))
-            self._recover()
+            self.damaged_checkpoints = startup(c, self.log)
             # The directory's segments may be smaller than the argument says.
             self.limits.max_request_bytes = min(self.limits.max_request_bytes,
                                                 self.log.c.segment_bytes // 2)
@@ -206,49 +175,6 @@ cdef class Engine:
             self._abandon()
             raise
 
-    def _recover(self):
-        """Newest sound checkpoint, then the log from there."""
-        cdef Commit* c = &self.c
-        cdef CkInfo info
-        cdef CkSegment* table = NULL
-        cdef const char* reason = b""
-        cdef uint64_t at = 0, i
-        cdef int rc
-        self.damaged_checkpoints = []
-        names = []
-        if self.log.path:
-            names = sorted((n for n in os.listdir(self.log.path)
-                            if re.fullmatch(r"checkpoint-[0-9a-f]{16}\.ckp", n)), reverse=True)
-        if names:
-            c.ck_number = int(names[0][11:27], 16)
-        for name in names:
-            path = os.path.join(self.log.path, name)
-            raw = os.fsencode(path)
-            memset(&info, 0, sizeof(CkInfo))
-            rc = ck_load(self.log.c.io, raw, &info, &table, &c.state.tree, &reason, &at)
-            if rc == KV_NEWER_FORMAT:
-                free(table)
-                raise NewerFormatError(f"kvcore: {path} has a newer format than this version reads")
-            if rc == KV_OK:
-                expected = {table[i].seq: (table[i].nonce, table[i].seed)
-                            for i in range(info.segments)}
-                free(table)
-                c.state.revision = info.revision
-                c.state.compact_revision = info.compact_revision
-                c.state.applied_index = info.applied_index
-                c.state.term = info.term
-                c.ceiling = info.ceiling
-                c.ck_revision = info.revision
-                c.ck_applied = info.applied_index
-                c.ck_pos = info.replay_from
-                self.log.recover(info.replay_from, expected, _replay, c)
-                return
-            free(table)
-            self.damaged_checkpoints.append((path, at, reason.decode()))
-            bt_deinit(&c.state.tree)
-            kv_raise(bt_init(&c.state.tree, c.state.tree.order, &kv_plain_mem))
-        self.log.recover(0, None, _replay, c)
-
     # --- guards ---------------------------------------------------------------------------------
 
     cdef int _alive(self) except -1:
@@ -261,6 +187,15 @@ cdef class Engine:
     cdef int _enter(self) except -1:
         """Takes the lock; never waits for it with the GIL held."""
         cdef int stopped
+        self._enter_any()
+        if self.c.stopped:                   # a durable change is applied by half: show nothing
+            stopped = self.c.stopped
+            kv_mutex_unlock(&self.c.lock)
+            kv_raise(stopped)
+        return 0
+
+    cdef int _enter_any(self) except -1:
+        """The same for what may be asked of a store that stopped."""
         if self.fork_generation != kv_fork_generation():
             raise ForkedError()
         if not self.opened:
@@ -271,10 +206,6 @@ cdef class Engine:
         if self.c.closed:
             kv_mutex_unlock(&self.c.lock)
             raise ClosedError()
-        if self.c.stopped:                   # a durable change is applied by half: show nothing
-            stopped = self.c.stopped
-            kv_mutex_unlock(&self.c.lock)
-            kv_raise(stopped)
         return 0
 
     cdef void _leave(self) noexcept:
@@ -856,15 +787,16 @@ cdef class Engine:
         cdef KvReader now
         cdef uint64_t applied, term, batches, commands
         cdef uint32_t order
-        cdef bint compacting
+        cdef bint compacting, stopped
         # Copied first: making objects may run finalizers that want the lock.
-        self._enter()
+        self._enter_any()
         bt_stats(&c.state.tree, &s)
         now = state_reader(&c.state)
         applied, term = c.state.applied_index, c.state.term
         order = c.state.tree.order
         compacting = c.state.tree.floor_next > c.state.tree.floor
         batches, commands = c.batches, c.commands
+        stopped = c.stopped != 0
         self._leave()
         got = {
             "revision": now.revision, "compact_revision": max(now.compact_revision, 0),
@@ -878,7 +810,7 @@ cdef class Engine:
         }
         got.update(segments=self.log.c.segment_count, segment_bytes=self.log.c.segment_bytes,
                    log_bytes=kv_load_u64(&self.log.c.bytes), syncs=kv_load_u64(&self.log.c.syncs),
-                   poisoned=kv_load_int(&self.log.c.poison_errno) != 0,
+                   poisoned=stopped or kv_load_int(&self.log.c.poison_errno) != 0,
                    background_status=kv_load_int(&c.maint_status))
         return got
 

@@ -43,7 +43,7 @@ cdef void rows_clear(KvRows* r) noexcept nogil:
 
 
 cdef void* _regrow(void* old, uint64_t used, uint64_t n) noexcept nogil:
-    """realloc, on huge pages from BIG_BYTES on: a million rows are 110 MB, 27,000 small page faults."""
+    """realloc, on huge pages from BIG_BYTES on: a million rows are 27,000 small page faults."""
     cdef void* p
     if n < BIG_BYTES:
         return realloc(old, n)

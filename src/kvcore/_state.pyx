@@ -83,10 +83,11 @@ cdef inline bint _lease_known(const KvState* s, int64_t lease) noexcept nogil:
 cdef inline bint _is_soft(int status) noexcept nogil:
     """Statuses a command may end with while the state machine goes on.
 
-    KV_CORRUPT, KV_IO: a compare met a value that cannot be read; it comes before any change."""
+    KV_CORRUPT: a compare met a damaged value, before any change; a replay meets it too. KV_IO is
+    not among them: what could not be read now may be readable then."""
     return (status == KV_OK or status == KV_KEY_NOT_FOUND or status == KV_LEASE_NOT_FOUND
             or status == KV_COMPACTED or status == KV_FUTURE_REV
-            or status == KV_CORRUPT or status == KV_IO)
+            or status == KV_CORRUPT)
 
 
 # =================================================================================================

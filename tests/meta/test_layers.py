@@ -28,7 +28,7 @@ LEVELS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("_result",),),
     (("_state",), ("_checkpoint",), ("_hash",)),
     (("_commit",),),
-    (("_future",),),
+    (("_future",), ("_startup",)),
     (("_engine",),),
     (("store",),),
     (("kvcore",),),                     # the package itself: what `import kvcore` gives
