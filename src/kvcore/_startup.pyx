@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Startup: the newest checkpoint that proves itself, then every batch of the log behind it.
 
-    checkpoint-9 (damaged: passed over) -> checkpoint-8 -> log from its replay_from -> end of the log
+    checkpoint-9 (damaged: passed over) -> checkpoint-8 -> log from its replay_from -> its end
 
 The replay runs the very function that live commits run; where index or revision do not agree there
-is damage, and the open refuses. Thread safety: runs before the store has users. May not know: verbs.
+is damage, and the open refuses. Thread safety: runs before the store has users. May not know:
+verbs.
 """
 
 import os
