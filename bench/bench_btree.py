@@ -84,7 +84,7 @@ def bench_get_many(benchmark, order):
 def bench_page(benchmark, order):
     index = loaded(order)
     ordered = keys()[1]
-    starts = [random.Random(3).randrange(N - PAGE) for _ in range(50)]
+    starts = random.Random(3).sample(range(N - PAGE), 50)
     pages = [(ordered[i], ordered[i + PAGE - 1] + b"\0") for i in starts]
 
     def run():
