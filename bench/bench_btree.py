@@ -218,7 +218,7 @@ def bench_peer_get(benchmark, peer, kind):
 def bench_peer_page(benchmark, peer):
     mapping = loaded_peer(peer)
     ordered = keys()[1]
-    starts = [random.Random(3).randrange(N - PAGE) for _ in range(50 if peer != "dict" else 1)]
+    starts = random.Random(3).sample(range(N - PAGE), 50 if peer != "dict" else 1)
     pages = [(ordered[i], ordered[i + PAGE - 1]) for i in starts]
     read = {
         "dict": lambda a, b: (lambda s: s[bisect.bisect_left(s, a):bisect.bisect_right(s, b)])(
