@@ -34,7 +34,7 @@ test: build/verify/.built  ## all tests, on a build with assertions, and each be
 check: $(VENV)/.tools build/verify/.built  ## linters, types, and the tests that read the sources
 	$(BIN)/ruff check src tests bench setup.py
 	$(BIN)/mypy --strict src/kvcore
-	$(BIN)/cython-lint src
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint src  # it calls pycodestyle by name
 	PYTHONPATH=build/verify/lib $(PYTEST) tests/meta
 
 bench: $(VENV)/.installed $(VENV)/.tools  ## the benchmarks at their real sizes; results in bench/results

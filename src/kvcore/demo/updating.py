@@ -165,6 +165,8 @@ def _checkpoint(db: kvcore.Store, count: int, report: Report, ui: Ui) -> None:
     samples = Samples()
     with ui.phase("checkpoint", 1) as step:
         samples.call(db.checkpoint)
+        while db.step():                 # what its snapshot kept is given back now
+            continue
         step.advance(1)
     status = db.status()
     report.time(f"checkpoint of {count:,} objects", "ms", samples)
