@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Edges between the store's parts: ends beside work, failures beside checkpoints, futures told twice."""
+"""Edges between the store's parts: ends beside work, failures beside checkpoints, futures twice."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_compare_of_a_damaged_value(ram_dir: Path) -> None:
 
 
 def test_one_future_told_twice(opened: Any) -> None:
-    """Two event loops, a callback and a thread wait for the same one; a raising callback harms none."""
+    """Two event loops, a callback and a thread wait for one; a callback that raises harms none."""
     db = opened()
     for round_ in range(20):
         future = db.submit(kvcore.Put(b"a", b"%d" % round_))
