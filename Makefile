@@ -51,7 +51,7 @@ asan: build/asan/.built    ## tests under AddressSanitizer
 	PYTHONMALLOC=malloc PYTHONPATH=build/asan/lib $(PYTEST) $(SANITIZED) $(ARGS)
 
 tsan: build/tsan/.built    ## tests under ThreadSanitizer
-	LD_PRELOAD=$(call runtime,tsan) TSAN_OPTIONS=halt_on_error=0:exitcode=66:second_deadlock_stack=1 \
+	LD_PRELOAD=$(call runtime,tsan) TSAN_OPTIONS=die_after_fork=0:halt_on_error=0:exitcode=66:second_deadlock_stack=1 \
 	PYTHONPATH=build/tsan/lib setarch -R $(PYTEST) $(SANITIZED) $(ARGS)
 
 wheel: $(VENV)/.tools      ## wheel and source distribution in dist/
