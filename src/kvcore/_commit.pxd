@@ -61,7 +61,6 @@ cdef struct Request:
 cdef struct CachedSnapshot:
     BtSnapshot* snap
     int64_t revision
-    int64_t compact_revision
     uint64_t used_ns
     int readers
 

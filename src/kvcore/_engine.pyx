@@ -1021,7 +1021,6 @@ cdef void _keep_for_pages(Commit* c) noexcept nogil:
         bt_release(&c.state.tree, slot.snap)
     slot.snap = bt_snapshot(&c.state.tree)
     slot.revision = c.state.revision
-    slot.compact_revision = c.state.compact_revision
     slot.used_ns = c.clock.now_ns(c.clock.ctx)
 
 
