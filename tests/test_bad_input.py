@@ -307,8 +307,9 @@ CLOSED: dict[str, tuple[Any, ...]] = {
     "put": (b"k",), "put_many": ([(b"k", b"v")],), "delete": (b"k",), "txn": (), "get": (b"k",),
     "get_many": ([b"k"],), "range": (), "compact": (1,), "submit": (Put(b"k"),), "snapshot": (),
     "step": (), "sync": (), "checkpoint": (), "hash": (), "status": (), "check": (),
+    "watch": (), "lease": (5,), "leases": (),
 }
-OPEN_AFTER_CLOSE = {"close", "closed", "log_path", "damaged_checkpoints"}
+OPEN_AFTER_CLOSE = {"close", "closed", "log_path", "damaged_checkpoints", "lease_of"}
 
 
 def test_every_verb_on_a_closed_store(open_store: Opener) -> None:

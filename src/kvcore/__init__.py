@@ -2,8 +2,9 @@
 """kvcore: an etcd you can import.
 
     store     Store and open(): the library
-    _command  the operations: Put, Get, Range, Delete, Txn, Compact, Compare
-    _result   what comes back: KeyValue, RangeResult, PutResult, DeleteResult, TxnResult
+    _operation  Put, Get, Range, Delete, Txn, Compact, Compare, LeaseGrant, LeaseRevoke
+    _result   what comes back: KeyValue, RangeResult, PutResult, DeleteResult, TxnResult, ...
+    _watch    Watch;  _event: Event, WatchResponse, EventBatch;  lease: Lease
     _btree    BTreeIndex, the MVCC index alone;  _record_log: Wal, the log alone
     errors    every exception, below Error
 
@@ -11,17 +12,31 @@ See ARCHITECTURE.md for the house, docs/ for its formats.
 """
 
 from kvcore._btree import BTreeIndex
-from kvcore._command import Compact, Compare, Delete, Get, Put, Range, Txn, prefix_end
-from kvcore._engine import Snapshot
+from kvcore._event import Event, EventBatch, WatchResponse
 from kvcore._future import Future
+from kvcore._operation import (
+    Compact,
+    Compare,
+    Delete,
+    Get,
+    LeaseGrant,
+    LeaseRevoke,
+    Put,
+    Range,
+    Txn,
+    prefix_end,
+)
 from kvcore._record_log import WriteAheadLog as Wal
-from kvcore._result import DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+from kvcore._result import DeleteResult, GrantResult, KeyValue, PutResult, RangeResult, TxnResult
+from kvcore._snapshot import Snapshot
+from kvcore._watch import Watch
 from kvcore.errors import (
     ClosedError,
     CompactedError,
     CorruptError,
     DuplicateKeyError,
     EmptyKeyError,
+    EmptyRangeError,
     Error,
     ForkedError,
     FutureRevisionError,
@@ -29,8 +44,10 @@ from kvcore.errors import (
     InvalidSortError,
     KeyNotFoundError,
     KeyTooLargeError,
+    LeaseExistsError,
     LeaseNotFoundError,
     LeaseProvidedError,
+    LeaseTTLTooLargeError,
     LockedError,
     NewerFormatError,
     NoSpaceError,
@@ -42,6 +59,7 @@ from kvcore.errors import (
     TooManyOpsError,
     ValueProvidedError,
 )
+from kvcore.lease import Lease
 from kvcore.store import Store, open
 from kvcore.types import HashResult, Status
 
@@ -49,11 +67,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BTreeIndex", "ClosedError", "Compact", "CompactedError", "Compare", "CorruptError", "Delete",
-    "DeleteResult", "DuplicateKeyError", "EmptyKeyError", "Error", "ForkedError", "Future",
-    "FutureRevisionError", "Get", "HashResult", "InvalidArgument", "InvalidSortError",
-    "KeyNotFoundError", "KeyTooLargeError", "KeyValue", "LeaseNotFoundError", "LeaseProvidedError",
-    "LockedError", "NewerFormatError", "NoSpaceError", "OutOfMemoryError", "OutcomeUnknownError",
-    "PoisonedError", "Put", "PutResult", "Range", "RangeResult", "RequestTooLargeError", "Snapshot",
-    "Status", "StorageError", "Store", "TooManyOpsError", "Txn", "TxnResult", "ValueProvidedError",
-    "Wal", "open", "prefix_end",
+    "DeleteResult", "DuplicateKeyError", "EmptyKeyError", "EmptyRangeError", "Error", "Event",
+    "EventBatch", "ForkedError", "Future", "FutureRevisionError", "Get", "GrantResult",
+    "HashResult", "InvalidArgument", "InvalidSortError", "KeyNotFoundError", "KeyTooLargeError",
+    "KeyValue", "Lease", "LeaseExistsError", "LeaseGrant", "LeaseNotFoundError",
+    "LeaseProvidedError", "LeaseRevoke", "LeaseTTLTooLargeError", "LockedError", "NewerFormatError",
+    "NoSpaceError", "OutOfMemoryError", "OutcomeUnknownError", "PoisonedError", "Put", "PutResult",
+    "Range", "RangeResult", "RequestTooLargeError", "Snapshot", "Status", "StorageError", "Store",
+    "TooManyOpsError", "Txn", "TxnResult", "ValueProvidedError", "Wal", "Watch", "WatchResponse",
+    "open", "prefix_end",
 ]

@@ -4,7 +4,7 @@
 This is the face other modules cimport; each function's contract stands in the file it comes from.
 
     _tree.pxd     the structs                 _tree_write   bt_put, bt_delete, bt_move
-    _node.pxd     columns, search (inline)    _tree_read    bt_find.., bt_scan, bt_count, bt_dump
+    _node.pxd     columns, search (inline)    _tree_read    bt_find.., bt_scan, bt_count, bt_history
     _build        nodes from entries          _tree_sweep   bt_compact.., bt_load..
     _epoch        snapshots, dead lists       _tree_check   bt_stats, bt_check
 
@@ -19,7 +19,7 @@ from kvcore._tree cimport (
 )
 from kvcore._tree_check cimport bt_check, bt_stats
 from kvcore._tree_read cimport (
-    bt_count, bt_dump, bt_find, bt_find_at, bt_find_many, bt_mods, bt_scan,
+    bt_count, bt_dump, bt_find, bt_find_at, bt_find_many, bt_history, bt_leased, bt_mods, bt_scan,
 )
 from kvcore._tree_sweep cimport (
     BtLoader, bt_compact, bt_compact_step, bt_load_begin, bt_load_end, bt_load_push,

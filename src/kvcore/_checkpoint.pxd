@@ -26,6 +26,7 @@ cdef struct CkInfo:              # what a checkpoint's header says
     uint64_t blocks
     uint64_t segments
     uint64_t table_off
+    uint64_t leases
 
 
 cdef struct CkSegment:
@@ -46,6 +47,7 @@ cdef struct CkWriter:
     CkInfo info
     BtSnapshot* snap             # borrowed from the engine, which releases it
     CkSegment* table
+    int64_t* leases              # (id, ttl) of each
     uint64_t first_seq
     uint64_t off
     uint64_t synced
@@ -55,12 +57,15 @@ cdef struct CkWriter:
     uint64_t verified            # blocks read back
 
 
-# Begins a file at `dir/name`; paths are copied.  The snapshot must outlive the writer.
+# Begins a file at `dir/name`; paths are copied.  The snapshot must outlive the writer.  The writer
+# owns `leases`, info.leases pairs (id, ttl), from here on.
 cdef int ck_begin(CkWriter* w, const KvIo* io, const char* directory, const char* name,
-                  const CkInfo* info, BtSnapshot* snap, const Wal* wal) noexcept nogil
+                  const CkInfo* info, BtSnapshot* snap, int64_t* leases,
+                  const Wal* wal) noexcept nogil
 # One bounded piece of work; *more tells whether there is another.
 cdef int ck_step(CkWriter* w, bint* more) noexcept nogil
 cdef void ck_end(CkWriter* w) noexcept nogil             # frees; removes nothing
-# Reads the file into an empty tree.  `reason` gets a static text when KV_CORRUPT is returned.
-cdef int ck_load(const KvIo* io, const char* path, CkInfo* info, CkSegment** table, BTree* tree,
-                 const char** reason, uint64_t* at) noexcept nogil
+# Reads the file into an empty tree; the caller frees the tables of segments and of leases, also
+# after a failure.  `reason` gets a static text when KV_CORRUPT is returned.
+cdef int ck_load(const KvIo* io, const char* path, CkInfo* info, CkSegment** table,
+                 int64_t** leases, BTree* tree, const char** reason, uint64_t* at) noexcept nogil

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: a snapshot of the index as a file, so that an open replays little.
 
-    header 128 | block | block | ... | segment table | footer
+    header 128 | block | block | ... | segment table | lease table | footer
                  └ len crc keys 0 | shared suffix_len versions | suffix | 48 B each version | ...
 
     begin (snapshot taken) -> blocks -> table, footer, header -> sync -> read back -> rename
@@ -35,6 +35,8 @@ cdef enum:
     CK_SYNC_BYTES = 4 << 20
     CK_FORMAT = 1
     BLOCK_HEAD = 16
+    LEASE_BYTES = 16             # id, ttl
+    TABLE_MAX_BYTES = 1 << 30
     BYTES_PER_KEY_GUESS = 96
     PHASE_OPEN = 0
     PHASE_BLOCKS = 1
@@ -54,7 +56,7 @@ cdef void _pack_header(const CkInfo* i, uint8_t* h) noexcept nogil:
     memset(h, 0, CK_HEADER_BYTES)
     memcpy(h, MAGIC, 8)
     memcpy(h + 12, &fmt, 4)
-    memcpy(h + 16, i, 12 * 8)            # CkInfo is twelve 8-byte words, in file order
+    memcpy(h + 16, i, sizeof(CkInfo))    # 8-byte words, in file order
     crc = kv_crc32c(0, h + 12, CK_HEADER_BYTES - 12)
     memcpy(h + 8, &crc, 4)
 
@@ -71,7 +73,7 @@ cdef int _unpack_header(const uint8_t* h, CkInfo* i, const char** reason) noexce
         return KV_CORRUPT
     if fmt > CK_FORMAT:
         return KV_NEWER_FORMAT
-    memcpy(i, h + 16, 12 * 8)
+    memcpy(i, h + 16, sizeof(CkInfo))
     return KV_OK
 
 
@@ -103,7 +105,8 @@ cdef char* _join(const char* directory, const char* name, const char* suffix) no
 
 
 cdef int ck_begin(CkWriter* w, const KvIo* io, const char* directory, const char* name,
-                  const CkInfo* info, BtSnapshot* snap, const Wal* wal) noexcept nogil:
+                  const CkInfo* info, BtSnapshot* snap, int64_t* leases,
+                  const Wal* wal) noexcept nogil:
     cdef uint64_t i, last
     memset(w, 0, sizeof(CkWriter))
     rows_init(&w.rows)
@@ -111,6 +114,7 @@ cdef int ck_begin(CkWriter* w, const KvIo* io, const char* directory, const char
     w.io = io
     w.info = info[0]
     w.snap = snap
+    w.leases = leases
     w.tmp_path = _join(directory, name, b".tmp")
     w.final_path = _join(directory, name, b".ckp")
     w.dir_path = _join(directory, b"", b"")
@@ -220,21 +224,29 @@ cdef int _write_block(CkWriter* w, bint* more) noexcept nogil:
     return _write(w, w.block.p, w.block.len)
 
 
+cdef int _write_table(CkWriter* w, const void* table, uint64_t count,
+                      uint64_t entry) noexcept nogil:
+    cdef uint32_t head[2]
+    cdef int rc
+    head[0] = kv_crc32c(0, <const uint8_t*>table, count * entry)
+    head[1] = <uint32_t>count
+    rc = _write(w, head, 8)
+    if rc == KV_OK and count:
+        rc = _write(w, table, count * entry)
+    return rc
+
+
 cdef int _write_end(CkWriter* w) noexcept nogil:
-    """Table, footer, then the header that makes the file one."""
+    """Tables, footer, then the header that makes the file one."""
     cdef uint8_t header[CK_HEADER_BYTES]
     cdef uint8_t footer[16]
-    cdef uint32_t head[2]
-    cdef uint64_t n = w.info.segments * sizeof(CkSegment)
     cdef int rc
     w.info.table_off = w.off
-    head[0] = kv_crc32c(0, w.table, n)
-    head[1] = <uint32_t>w.info.segments
     memcpy(footer, END_MAGIC, 8)
     memcpy(footer + 8, &w.info.blocks, 8)
-    rc = _write(w, head, 8)
-    if rc == KV_OK and n:
-        rc = _write(w, w.table, n)
+    rc = _write_table(w, w.table, w.info.segments, sizeof(CkSegment))
+    if rc == KV_OK:
+        rc = _write_table(w, w.leases, w.info.leases, LEASE_BYTES)
     if rc == KV_OK:
         rc = _write(w, footer, 16)
     if rc != KV_OK:
@@ -323,10 +335,12 @@ cdef void ck_end(CkWriter* w) noexcept nogil:
     buf_free(&w.block)
     buf_free(&w.last_key)
     free(w.table)
+    free(w.leases)
     free(w.tmp_path)
     free(w.final_path)
     free(w.dir_path)
     w.table = NULL
+    w.leases = NULL
     w.tmp_path = NULL
     w.final_path = NULL
     w.dir_path = NULL
@@ -374,26 +388,41 @@ cdef int _load_block(BtLoader* b, const KvBuf* buf, uint32_t keys, KvBuf* key,
     return KV_OK if p == end else KV_CORRUPT
 
 
-cdef int _load_table(const KvIo* io, int handle, const CkInfo* info, CkSegment** table,
-                     const char** reason) noexcept nogil:
+cdef int _load_table(const KvIo* io, int handle, uint64_t count, uint64_t entry, void** table,
+                     uint64_t* off) noexcept nogil:
+    """A table of `count` entries; moves *off behind it."""
     cdef uint32_t head[2]
-    cdef uint8_t footer[16]
-    cdef uint64_t n = info.segments * sizeof(CkSegment), blocks
-    reason[0] = b"checkpoint's segment table or footer is damaged"
-    if info.segments > 1 << 24:
+    cdef uint64_t n = count * entry
+    if count > TABLE_MAX_BYTES // entry:
         return KV_CORRUPT
-    table[0] = <CkSegment*>malloc(n + 1)
+    table[0] = malloc(n + 1)
     if table[0] == NULL:
         return KV_NOMEM
-    if io.read_at(io.ctx, handle, head, 8, info.table_off) != 8:
+    if io.read_at(io.ctx, handle, head, 8, off[0]) != 8:
         return KV_CORRUPT
-    if io.read_at(io.ctx, handle, table[0], n, info.table_off + 8) != <int64_t>n:
+    if n and io.read_at(io.ctx, handle, table[0], n, off[0] + 8) != <int64_t>n:
         return KV_CORRUPT
-    if io.read_at(io.ctx, handle, footer, 16, info.table_off + 8 + n) != 16:
+    if head[0] != kv_crc32c(0, <const uint8_t*>table[0], n) or head[1] != count:
+        return KV_CORRUPT
+    off[0] += 8 + n
+    return KV_OK
+
+
+cdef int _load_tables(const KvIo* io, int handle, const CkInfo* info, CkSegment** table,
+                      int64_t** leases, const char** reason) noexcept nogil:
+    cdef uint8_t footer[16]
+    cdef uint64_t off = info.table_off, blocks
+    cdef int rc
+    reason[0] = b"checkpoint's tables or footer are damaged"
+    rc = _load_table(io, handle, info.segments, sizeof(CkSegment), <void**>table, &off)
+    if rc == KV_OK:
+        rc = _load_table(io, handle, info.leases, LEASE_BYTES, <void**>leases, &off)
+    if rc != KV_OK:
+        return rc
+    if io.read_at(io.ctx, handle, footer, 16, off) != 16:
         return KV_CORRUPT
     memcpy(&blocks, footer + 8, 8)
-    if (head[0] != kv_crc32c(0, table[0], n) or head[1] != info.segments
-            or memcmp(footer, END_MAGIC, 8) != 0 or blocks != info.blocks):
+    if memcmp(footer, END_MAGIC, 8) != 0 or blocks != info.blocks:
         return KV_CORRUPT
     return KV_OK
 
@@ -425,13 +454,14 @@ cdef int _load_blocks(const KvIo* io, int handle, const CkInfo* info, BTree* tre
     return rc if rc != KV_OK else end_rc
 
 
-cdef int ck_load(const KvIo* io, const char* path, CkInfo* info, CkSegment** table, BTree* tree,
-                 const char** reason, uint64_t* at) noexcept nogil:
+cdef int ck_load(const KvIo* io, const char* path, CkInfo* info, CkSegment** table,
+                 int64_t** leases, BTree* tree, const char** reason, uint64_t* at) noexcept nogil:
     cdef uint8_t header[CK_HEADER_BYTES]
     cdef int handle = io.open(io.ctx, path, KV_O_READ)
     cdef int64_t got
     cdef int rc
     table[0] = NULL
+    leases[0] = NULL
     at[0] = 0
     if handle < 0:
         return KV_IO
@@ -443,7 +473,7 @@ cdef int ck_load(const KvIo* io, const char* path, CkInfo* info, CkSegment** tab
         rc = _unpack_header(header, info, reason)
     if rc == KV_OK:
         at[0] = info.table_off
-        rc = _load_table(io, handle, info, table, reason)
+        rc = _load_tables(io, handle, info, table, leases, reason)
     if rc == KV_OK:
         rc = _load_blocks(io, handle, info, tree, reason, at)
     io.close(io.ctx, handle)

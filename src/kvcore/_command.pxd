@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands: what a caller may ask of the store, and their msgpack form in the log.
+"""Commands: the msgpack form of what changes the store, as the log keeps it.
 
     PUT     [1, flags, lease, crc, key, value]      crc, key, value are a cell (docs/log-format.md)
     DELETE  [2, flags, key, end | nil]
@@ -7,6 +7,8 @@
     COMPACT [4, revision]
     RANGE   [5, flags, key, end | nil, limit, revision, order, target,
              min_mod, max_mod, min_create, max_create]
+    GRANT   [6, lease, ttl]
+    REVOKE  [7, lease]
     compare [target, result, operand, key, end | nil]
 """
 
@@ -21,6 +23,8 @@ cdef enum:
     CMD_TXN = 3
     CMD_COMPACT = 4
     CMD_RANGE = 5
+    CMD_LEASE_GRANT = 6
+    CMD_LEASE_REVOKE = 7
 
     FLAG_PREV = 1
     FLAG_IGNORE_VALUE = 2
@@ -114,6 +118,7 @@ cdef struct Limits:
     uint32_t max_key_bytes
     uint64_t max_request_bytes
     uint32_t max_txn_ops
+    int64_t min_lease_ttl        # seconds
 
 
 cdef void buf_free(KvBuf* b) noexcept nogil
@@ -122,54 +127,12 @@ cdef int encode_put(KvBuf* b, const Limits* lim, bytes key, bytes value, int64_t
                     int64_t flags) except -1
 cdef int encode_delete(KvBuf* b, const Limits* lim, bytes key, object end, int64_t flags) except -1
 cdef int encode_compact(KvBuf* b, int64_t revision) except -1
-# Any operation object; `read_only` is cleared when it writes.
-cdef int encode_op(KvBuf* b, const Limits* lim, object op, bint* read_only) except -1
-cdef int encode_txn(KvBuf* b, const Limits* lim, object compare, object success, object failure,
-                    int64_t budget, bint* read_only) except -1
-cdef int check_txn(object success, object failure) except -1
+cdef int encode_lease_grant(KvBuf* b, int64_t lease, int64_t ttl) except -1
+cdef int encode_lease_revoke(KvBuf* b, int64_t lease) noexcept nogil       # KV_OK or KV_NOMEM
+# The pieces they are made of.
+cdef int add_int(KvBuf* b, int64_t v) except -1
+cdef int add_array(KvBuf* b, uint64_t n) except -1
+cdef int add_bin(KvBuf* b, object data) except -1        # None: nil
+cdef int check_key(const Limits* lim, bytes key) except -1
+cdef int check_end(object end) except -1
 cdef int check_request(const KvBuf* b, const Limits* lim) except -1
-# An int from anything that is one; TypeError for floats.
-cdef int64_t as_int(object what) except? -1
-cdef tuple make_span(object start, object end, object prefix, bint all_when_empty)
-cdef tuple make_sort(object sort)
-
-
-cdef class Put:
-    cdef readonly bytes key
-    cdef readonly bytes value
-    cdef readonly int64_t lease
-    cdef int64_t flags
-
-
-cdef class Delete:
-    cdef readonly bytes key
-    cdef readonly object end
-    cdef int64_t flags
-
-
-cdef class Range:
-    cdef readonly bytes key
-    cdef readonly object end
-    cdef RangeCmd spec           # all but flags' key and end
-
-
-cdef class Get(Range):
-    pass
-
-
-cdef class Compact:
-    cdef readonly int64_t revision
-
-
-cdef class Compare:
-    cdef readonly bytes key
-    cdef readonly object end
-    cdef int64_t target
-    cdef int64_t result
-    cdef object operand
-
-
-cdef class Txn:
-    cdef readonly list compare
-    cdef readonly list success
-    cdef readonly list failure

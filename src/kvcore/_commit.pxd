@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Group commit: the queue, the committer role, the background work.  See docs/concurrency.md."""
+"""Group commit: the queue and the committer role.  See docs/concurrency.md."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -9,7 +9,9 @@ from kvcore._command cimport KvBuf
 from kvcore._native cimport KvClock, KvCond, KvMutex, KvThread
 from kvcore._result cimport KvResult
 from kvcore._state cimport KvState
+from kvcore._wakeups cimport Ready
 from kvcore._wal cimport Wal
+from kvcore._watchers cimport Hub
 
 cdef enum:
     REQ_QUEUED = 0
@@ -25,17 +27,7 @@ cdef enum:
 
     CACHED_SNAPSHOTS = 4
 
-
-# A file descriptor somebody polls; requests that finish write to it.  Reference counted.
-cdef struct Waker:
-    int fd
-    int refs
-    int signalled                # set until the reader resets it: one write wakes for many
-
-
-cdef struct WakeRef:
-    Waker* waker
-    WakeRef* next
+    WAKE_AT_ONCE = 2             # waiters woken by who made news; each of them wakes one more
 
 
 cdef struct Request:
@@ -52,7 +44,7 @@ cdef struct Request:
     Request* wake_next           # done, not yet signalled
     Request* wake_prev
     bint in_wake
-    WakeRef* wakers              # event loops and the callback thread that want to know
+    Ready* wakers                # event loops and the callback thread that want to know
     bint away                    # its waiter looks for signals and may be waiting for the GIL
     KvCond cond
 
@@ -73,10 +65,12 @@ cdef struct Commit:
     uint64_t sync_interval_ns
     uint64_t batch_bytes         # requests taken together
     double replay_target_ns      # replay an open may cost before a checkpoint is taken
+    uint64_t progress_interval_ns
     # guarded by lock: index, revisions, snapshots
     KvMutex lock
     KvCond readers_gone
     KvState state
+    Hub hub                      # who watches
     int readers                  # walking a snapshot without the lock
     bint closed
     CachedSnapshot cached[CACHED_SNAPSHOTS]
@@ -108,7 +102,8 @@ cdef struct Commit:
     KvCond mcond
     bint maint_stop
     KvThread maint
-    KvMutex step_lock            # one step at a time
+    KvMutex step_lock            # one step at a time; guards what follows
+    uint64_t progress_at_ns      # when watches are told of progress next
     bint ck_active
     CkWriter ck
     BtSnapshot* ck_snap
@@ -125,12 +120,12 @@ cdef struct Commit:
     uint64_t commands
 
 
-cdef int commit_init(Commit* c, uint32_t order, Wal* wal) noexcept nogil
+# `capacity`: events the ring keeps.
+cdef int commit_init(Commit* c, uint32_t order, Wal* wal, uint64_t capacity) noexcept nogil
 cdef void commit_deinit(Commit* c) noexcept nogil        # frees the index; threads are gone
 
 cdef Request* request_new(bint is_async) noexcept nogil
 cdef void request_drop(Request* r) noexcept nogil        # one reference less
-cdef void waker_drop(Waker* w) noexcept nogil
 
 # Queues r and waits until it is done.  0: done; 1: look for signals, then call commit_wait; or
 # KV_CLOSED.
@@ -150,9 +145,3 @@ cdef void commit_unclaim(Commit* c, Request* control) noexcept nogil
 
 # Syncs what was written.  Takes the role itself.
 cdef int commit_sync(Commit* c) noexcept nogil
-# One bounded piece of background work; True when there is more.
-cdef bint commit_step(Commit* c, uint64_t now_ns, uint64_t budget) noexcept nogil
-cdef int commit_checkpoint(Commit* c) noexcept nogil     # writes one now, whole
-cdef int commit_start_maintenance(Commit* c) noexcept nogil
-cdef void commit_wake_maintenance(Commit* c) noexcept nogil
-cdef void commit_stop_threads(Commit* c) noexcept nogil

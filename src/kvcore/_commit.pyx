@@ -22,38 +22,25 @@ while another caller's code runs, and the GIL is never taken here.  May not know
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from posix.unistd cimport close as posix_close
-from posix.unistd cimport write as posix_write
 
-from kvcore._btree cimport bt_compact_step, bt_drain_step, bt_release, bt_snapshot
-from kvcore._checkpoint cimport CkInfo, ck_begin, ck_end, ck_step
 from kvcore._command cimport Cursor, buf_free
 from kvcore._native cimport (
-    KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, KV_UNKNOWN_OUTCOME, kv_add_int,
+    KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, KV_UNKNOWN_OUTCOME, kv_add_int, kv_assert,
     kv_cond_broadcast, kv_cond_destroy, kv_cond_init, kv_cond_signal, kv_cond_wait,
     kv_cond_wait_ns, kv_load_int, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_store_i64,
-    kv_store_int, kv_thread_join, kv_thread_start,
+    kv_store_int, kv_thread_start,
 )
 from kvcore._result cimport result_free, result_init
 from kvcore._state cimport state_apply, state_deinit, state_init
-from kvcore._wal cimport (WAL_CEILING, WAL_COMMANDS, Wal, wal_append, wal_prepare_step, wal_stage,
-                          wal_sync)
+from kvcore._wakeups cimport Ready, ready_fire
+from kvcore._wal cimport WAL_CEILING, WAL_COMMANDS, Wal, wal_append, wal_stage, wal_sync
+from kvcore._watchers cimport hub_deinit, hub_init, hub_wake
 
 cdef enum:
     WAIT_SLICE_NS = 50000000     # how often a waiter looks for signals
-    WAKE_AT_ONCE = 2             # waiters woken by a committer; each of them wakes one more
     APPLY_SLICE = 64             # commands applied per hold of the lock
-    COMPACT_SLICE = 512          # keys looked at per hold of the lock
-    MAINT_IDLE_NS = 50000000
-    CACHED_FOR_NS = 5000000000   # an unused cached snapshot is let go after this
-    RETRY_MIN_NS = 1000000000    # a failed checkpoint is tried again after 1 s, 2 s, ... 60 s
-    RETRY_MAX_NS = 60000000000
-
-cdef double REPLAY_NS_PER_COMMAND = 1000.0
-cdef double REPLAY_NS_PER_BYTE = 0.5
 
 
 # =================================================================================================
@@ -72,31 +59,13 @@ cdef Request* request_new(bint is_async) noexcept nogil:
 
 
 cdef void request_drop(Request* r) noexcept nogil:
-    cdef WakeRef* ref
     if kv_add_int(&r.refs, -1) != 0:
         return
+    kv_assert(r.wakers == NULL, "whoever waited for a request was told before it goes")
     result_free(&r.res)
     buf_free(&r.cmd)
     kv_cond_destroy(&r.cond)
-    while r.wakers != NULL:
-        ref = r.wakers
-        r.wakers = ref.next
-        waker_drop(ref.waker)
-        free(ref)
     free(r)
-
-
-cdef void waker_drop(Waker* w) noexcept nogil:
-    if kv_add_int(&w.refs, -1) == 0:
-        posix_close(w.fd)
-        free(w)
-
-
-cdef void _waker_signal(Waker* w) noexcept nogil:
-    cdef uint64_t one = 1
-    if kv_load_int(&w.signalled) == 0:
-        kv_store_int(&w.signalled, 1)
-        posix_write(w.fd, &one, 8)       # a full pipe is a pending wake-up: nothing is lost
 
 
 # =================================================================================================
@@ -177,6 +146,7 @@ cdef void _commit_batch(Commit* c, Request* first, uint64_t total, uint32_t coun
     cdef int rc = _write_batch(c, first, total, count, &pos)
     if rc == KV_OK:
         kv_mutex_lock(&c.lock)
+        c.state.now_ns = c.clock.now_ns(c.clock.ctx)
         while r != NULL:
             rc = _apply_request(c, r, pos)
             if rc != KV_OK:
@@ -299,17 +269,17 @@ cdef void _finish(Commit* c, Request* first, Request* mine) noexcept nogil:
     """Marks a batch done; its waiters go to the wake list, futures are told."""
     cdef Request* r = first
     cdef Request* following
-    cdef WakeRef* ref
+    cdef Ready* told
     while r != NULL:
         following = r.next
         r.next = NULL
         r.state = REQ_DONE
         if r.is_async:
             kv_cond_broadcast(&r.cond)
-            ref = r.wakers
-            while ref != NULL:
-                _waker_signal(ref.waker)
-                ref = ref.next
+            while r.wakers != NULL:
+                told = r.wakers
+                r.wakers = told.next
+                ready_fire(told)
             request_drop(r)
         elif r != mine:
             _wake_add(c, r)
@@ -343,6 +313,13 @@ cdef void _round(Commit* c, Request* mine) noexcept nogil:
         _finish(c, first, mine)
     _elect(c)
     _wake(c, WAKE_AT_ONCE)
+    if kv_load_int(&c.hub.to_wake):          # callers first, then those who watch
+        kv_mutex_unlock(&c.qlock)
+        kv_mutex_lock(&c.lock)
+        if not c.closed:
+            hub_wake(&c.hub, WAKE_AT_ONCE)
+        kv_mutex_unlock(&c.lock)
+        kv_mutex_lock(&c.qlock)
 
 
 cdef int _wait_locked(Commit* c, Request* r) noexcept nogil:
@@ -499,258 +476,11 @@ cdef int commit_sync(Commit* c) noexcept nogil:
 
 
 # =================================================================================================
-# Background work
-# =================================================================================================
-
-cdef int _checkpoint_begin(Commit* c) noexcept nogil:
-    """Snapshot and log position of one instant: the committer role stops both."""
-    cdef Request control
-    cdef CkInfo info
-    cdef char name[64]
-    cdef int rc = commit_claim(c, &control, False)
-    if rc != KV_OK:
-        return rc
-    rc = c.stopped
-    if rc == KV_OK and kv_load_int(&c.wal.poison_errno):
-        rc = KV_POISONED                     # the log's end is not known: nothing may name it
-    if rc == KV_OK and kv_load_int(&c.dirty):
-        rc = wal_sync(c.wal)                 # the values it names must be durable before it is
-        kv_store_int(&c.dirty, rc != KV_OK)
-    if rc == KV_OK:
-        memset(&info, 0, sizeof(CkInfo))
-        kv_mutex_lock(&c.lock)
-        c.ck_snap = bt_snapshot(&c.state.tree)
-        info.segment_bytes = c.wal.segment_bytes
-        info.replay_from = c.replay_from
-        info.applied_index = c.state.applied_index
-        info.term = c.state.term
-        info.revision = c.state.revision
-        info.compact_revision = c.state.compact_revision
-        info.ceiling = c.ceiling
-        kv_mutex_unlock(&c.lock)
-        rc = KV_OK if c.ck_snap != NULL else KV_NOMEM
-    if rc == KV_OK:
-        snprintf(name, sizeof(name), b"checkpoint-%016llx",
-                 <unsigned long long>(c.ck_number + 1))
-        rc = ck_begin(&c.ck, c.wal.io, c.directory, name, &info, c.ck_snap, c.wal)
-        c.ck_active = True
-    commit_unclaim(c, &control)
-    return rc
-
-
-cdef void _checkpoint_end(Commit* c, int rc) noexcept nogil:
-    if rc == KV_OK:
-        kv_store_int(&c.maint_status, KV_OK)
-        c.ck_retry_ns = 0
-        c.ck_number += 1
-        c.ck_revision = c.ck.info.revision
-        c.ck_applied = c.ck.info.applied_index
-        c.ck_pos = c.ck.info.replay_from
-    if c.ck_active:
-        if rc != KV_OK and c.ck.tmp_path != NULL:
-            c.wal.io.unlink(c.wal.io.ctx, c.ck.tmp_path)     # what it reserved is free again
-        ck_end(&c.ck)
-        c.ck_active = False
-    if c.ck_snap != NULL:
-        kv_mutex_lock(&c.lock)
-        bt_release(&c.state.tree, c.ck_snap)
-        kv_mutex_unlock(&c.lock)
-        c.ck_snap = NULL
-    if rc == KV_OK:
-        _forget_checkpoint(c, c.ck_number)
-
-
-cdef void _forget_checkpoint(Commit* c, uint64_t newest) noexcept nogil:
-    """Two are kept."""
-    cdef char path[4096]
-    if newest < 3:
-        return
-    if snprintf(path, sizeof(path), b"%s/checkpoint-%016llx.ckp", c.directory,
-                <unsigned long long>(newest - 2)) < <int>sizeof(path):
-        c.wal.io.unlink(c.wal.io.ctx, path)
-
-
-cdef bint _checkpoint_due(Commit* c) noexcept nogil:
-    """Whether replaying what came since the last checkpoint would take too long."""
-    cdef double cost
-    if c.replay_target_ns <= 0 or c.directory[0] == 0:
-        return False
-    kv_mutex_lock(&c.lock)
-    cost = (<double>(c.state.applied_index - c.ck_applied) * REPLAY_NS_PER_COMMAND
-            + <double>(c.replay_from - c.ck_pos) * REPLAY_NS_PER_BYTE)
-    kv_mutex_unlock(&c.lock)
-    return cost > c.replay_target_ns
-
-
-cdef bint _checkpoint_step(Commit* c, uint64_t now_ns) noexcept nogil:
-    cdef bint more = True
-    cdef int rc = KV_OK
-    if not c.ck_active:
-        if now_ns < c.ck_retry_at_ns or not _checkpoint_due(c):
-            return False
-        rc = _checkpoint_begin(c)
-        more = rc == KV_OK
-    else:
-        rc = ck_step(&c.ck, &more)
-    if rc != KV_OK or not more:
-        _checkpoint_end(c, rc)
-        more = False
-    if rc != KV_OK and rc != KV_CLOSED:
-        kv_store_int(&c.maint_status, rc)    # told by status(); tried again, ever more slowly
-        c.ck_retry_ns = min(max(2 * c.ck_retry_ns, <uint64_t>RETRY_MIN_NS),
-                            <uint64_t>RETRY_MAX_NS)
-        c.ck_retry_at_ns = now_ns + c.ck_retry_ns
-    return more
-
-
-cdef bint _closing(Commit* c) noexcept nogil:
-    cdef bint closing
-    kv_mutex_lock(&c.qlock)
-    closing = c.closing
-    kv_mutex_unlock(&c.qlock)
-    return closing
-
-
-cdef int _checkpoint_now(Commit* c, uint64_t* mine) noexcept nogil:
-    """A piece of the checkpoint under way, or the beginning of one; *mine is its number once begun.
-
-    REQUIRES: step_lock"""
-    cdef bint more = True
-    cdef int rc = KV_OK
-    if _closing(c):
-        return KV_CLOSED
-    if c.ck_active:
-        rc = ck_step(&c.ck, &more)
-    elif mine[0] == 0:
-        rc = _checkpoint_begin(c)
-        mine[0] = c.ck_number + 1
-    else:
-        # Another thread ended it.
-        rc = kv_load_int(&c.maint_status) if c.ck_number < mine[0] else KV_OK
-    if rc != KV_OK or not more:
-        _checkpoint_end(c, rc)
-    return rc
-
-
-cdef int commit_checkpoint(Commit* c) noexcept nogil:
-    """One that is under way is finished first: it may be older than the caller's last write."""
-    cdef uint64_t mine = 0
-    cdef int rc = KV_OK
-    cdef bint done = False
-    while rc == KV_OK and not done:
-        kv_mutex_lock(&c.step_lock)
-        rc = _checkpoint_now(c, &mine)
-        done = mine != 0 and c.ck_number >= mine
-        kv_mutex_unlock(&c.step_lock)
-    return rc
-
-
-cdef bint _index_step(Commit* c, uint64_t budget) noexcept nogil:
-    """Compaction sweep and dead lists, a slice per hold of the lock."""
-    cdef bint more = True
-    cdef int rc = KV_OK
-    cdef uint64_t done = 0, piece
-    while more and done < budget:
-        piece = min(budget - done, <uint64_t>COMPACT_SLICE)
-        kv_mutex_lock(&c.lock)
-        more = False
-        if not c.closed:
-            if c.state.tree.floor_next > c.state.tree.floor:
-                more = bt_compact_step(&c.state.tree, piece, &rc)
-            if c.state.tree.draining != NULL:
-                more = bt_drain_step(&c.state.tree, piece) or more
-        kv_mutex_unlock(&c.lock)
-        done += piece
-        if rc != KV_OK:
-            return False                     # no memory: tried again at the next step
-    return more
-
-
-cdef void _expire_cached(Commit* c, uint64_t now_ns) noexcept nogil:
-    cdef int i
-    kv_mutex_lock(&c.lock)
-    for i in range(CACHED_SNAPSHOTS if not c.closed else 0):
-        if (c.cached[i].snap != NULL and c.cached[i].readers == 0
-                and now_ns > c.cached[i].used_ns + CACHED_FOR_NS):
-            bt_release(&c.state.tree, c.cached[i].snap)
-            c.cached[i].snap = NULL
-    kv_mutex_unlock(&c.lock)
-
-
-cdef bint commit_step(Commit* c, uint64_t now_ns, uint64_t budget) noexcept nogil:
-    cdef bint more
-    cdef int rc = KV_OK
-    kv_mutex_lock(&c.step_lock)
-    _expire_cached(c, now_ns)
-    more = _index_step(c, budget)
-    if not c.wal.in_memory:
-        if wal_prepare_step(c.wal, 1 << 20, &rc):
-            more = True
-        if rc != KV_OK and kv_load_int(&c.maint_status) == KV_OK:
-            kv_store_int(&c.maint_status, rc)
-        if (c.sync_mode == SYNC_INTERVAL and kv_load_int(&c.dirty)
-                and now_ns - c.last_sync_ns >= c.sync_interval_ns):
-            commit_sync(c)
-        if _checkpoint_step(c, now_ns):
-            more = True
-    kv_mutex_unlock(&c.step_lock)
-    return more
-
-
-cdef void* _maintenance_main(void* arg) noexcept nogil:
-    cdef Commit* c = <Commit*>arg
-    cdef uint64_t began, spent
-    cdef bint more
-    kv_mutex_lock(&c.mlock)
-    while not c.maint_stop:
-        kv_mutex_unlock(&c.mlock)
-        began = c.clock.now_ns(c.clock.ctx)
-        more = commit_step(c, began, COMPACT_SLICE)
-        spent = c.clock.now_ns(c.clock.ctx) - began
-        kv_mutex_lock(&c.mlock)
-        if c.maint_stop:
-            break
-        if not more:
-            kv_cond_wait_ns(&c.mcond, &c.mlock, MAINT_IDLE_NS)
-        elif spent > 0:
-            # Half the time is left to the callers: the disk's journal is shared with their syncs.
-            kv_cond_wait_ns(&c.mcond, &c.mlock, spent if spent < MAINT_IDLE_NS else MAINT_IDLE_NS)
-    kv_mutex_unlock(&c.mlock)
-    return NULL
-
-
-cdef int commit_start_maintenance(Commit* c) noexcept nogil:
-    return KV_OK if kv_thread_start(&c.maint, _maintenance_main, c) == 0 else KV_NOMEM
-
-
-cdef void commit_wake_maintenance(Commit* c) noexcept nogil:
-    kv_mutex_lock(&c.mlock)
-    kv_cond_signal(&c.mcond)
-    kv_mutex_unlock(&c.mlock)
-
-
-cdef void commit_stop_threads(Commit* c) noexcept nogil:
-    kv_mutex_lock(&c.mlock)
-    c.maint_stop = True
-    kv_cond_signal(&c.mcond)
-    kv_mutex_unlock(&c.mlock)
-    kv_thread_join(&c.maint)
-    kv_mutex_lock(&c.qlock)
-    c.committer_stop = True
-    kv_cond_signal(&c.committer_wanted_cond)
-    kv_mutex_unlock(&c.qlock)
-    kv_thread_join(&c.committer)
-    kv_mutex_lock(&c.step_lock)              # a step() or checkpoint() of another thread ends first
-    if c.ck_active:
-        _checkpoint_end(c, KV_CLOSED)
-    kv_mutex_unlock(&c.step_lock)
-
-
-# =================================================================================================
 # Life
 # =================================================================================================
 
-cdef int commit_init(Commit* c, uint32_t order, Wal* wal) noexcept nogil:
+cdef int commit_init(Commit* c, uint32_t order, Wal* wal, uint64_t capacity) noexcept nogil:
+    cdef int rc
     memset(c, 0, sizeof(Commit))
     c.wal = wal
     kv_mutex_init(&c.lock)
@@ -761,8 +491,10 @@ cdef int commit_init(Commit* c, uint32_t order, Wal* wal) noexcept nogil:
     kv_cond_init(&c.committer_wanted_cond)
     kv_cond_init(&c.shut_cond)
     kv_cond_init(&c.mcond)
-    return state_init(&c.state, order, wal)
+    rc = hub_init(&c.hub, capacity)
+    return rc if rc != KV_OK else state_init(&c.state, order, wal)
 
 
 cdef void commit_deinit(Commit* c) noexcept nogil:
+    hub_deinit(&c.hub)
     state_deinit(&c.state)

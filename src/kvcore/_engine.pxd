@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hot path as extension types: Engine (base of kvcore.Store) and Snapshot."""
+"""The hot path as an extension type: Engine, the base of kvcore.Store."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from kvcore._btree cimport BtSnapshot
 from kvcore._command cimport Limits, RangeCmd
 from kvcore._commit cimport CachedSnapshot, Commit, Request
+from kvcore._event cimport EventCache
 from kvcore._native cimport Clock, KvSlice, KvVersion
-from kvcore._result cimport KvResult, PutResult
-from kvcore._state cimport KvReader
+from kvcore._range cimport KvReader
+from kvcore._result cimport KvResult
 from kvcore._wal cimport Log
 
 
@@ -17,6 +18,7 @@ cdef class Engine:
     cdef Limits limits
     cdef Log log
     cdef Clock clock
+    cdef EventCache events       # shared by the watches
     cdef int fork_generation
     cdef bint opened             # c is initialised and not yet shut
     cdef readonly list damaged_checkpoints   # passed over by the open: (path, offset, reason)
@@ -36,12 +38,7 @@ cdef class Engine:
                              KvResult* out) except -1
 
 
-cdef class Snapshot:
-    cdef Engine engine
-    cdef BtSnapshot* snap
-    cdef int pins                # reads under way; guarded by the engine's lock
-    cdef bint dropped            # release() was called
-    cdef readonly int64_t revision
-    cdef int64_t compact_revision
-    cdef int _pin(self, KvReader* r) except -1
-    cdef void _unpin(self) noexcept
+# Helpers of the verbs, also for Snapshot.
+cdef int not_bytes(object what, str name) except -1      # raises TypeError
+cdef KvSlice slice_of(bytes b) noexcept
+cdef int fill_range(RangeCmd* q, bytes key, object end) except -1

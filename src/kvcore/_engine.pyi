@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Callable, Iterable
-from typing import Any, final
+from typing import Any
 
-from kvcore._command import Compact, Compare, Delete, Put, Range, Txn
 from kvcore._future import Future
 from kvcore._native import Clock, Io
+from kvcore._operation import (
+    Compact,
+    Compare,
+    Delete,
+    LeaseGrant,
+    LeaseRevoke,
+    Put,
+    Range,
+    Txn,
+)
 from kvcore._result import DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+from kvcore._snapshot import Snapshot
+from kvcore._watch import Watch
 
 class Engine:
     damaged_checkpoints: list[tuple[str, int, str]]
@@ -23,6 +34,9 @@ class Engine:
         verify: bool = True,
         maintenance: bool = True,
         replay_target: float = 0.3,
+        watch_capacity: int = 100_000,
+        progress_interval: float = 600.0,
+        min_lease_ttl: int = 2,
         clock: Clock | None = None,
         io: Io | None = None,
     ) -> None: ...
@@ -52,7 +66,26 @@ class Engine:
         failure: Iterable[Put | Range | Delete | Txn] = (),
     ) -> TxnResult: ...
     def compact(self, revision: int, *, physical: bool = False) -> int: ...
-    def submit(self, op: Put | Range | Delete | Txn | Compact) -> Future: ...
+    def submit(
+        self, op: Put | Range | Delete | Txn | Compact | LeaseGrant | LeaseRevoke
+    ) -> Future: ...
+    def watch(
+        self,
+        key: bytes | None = None,
+        end: bytes | None = None,
+        *,
+        prefix: bytes | None = None,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        no_put: bool = False,
+        no_delete: bool = False,
+        progress_notify: bool = False,
+    ) -> Watch: ...
+    def _call(self, op: Put | Delete | Txn | Compact | LeaseGrant | LeaseRevoke) -> Any: ...
+    def _lease_renew(self, id: int) -> int: ...
+    def _lease_look(self, id: int) -> tuple[int, int, list[bytes]] | None: ...
+    def _lease_ids(self) -> list[int]: ...
+    def _versions(self) -> list[tuple[bytes, int, int, int, int, int, int]]: ...
     def get(self, key: bytes, revision: int | None = None) -> KeyValue | None: ...
     def get_many(
         self, keys: Iterable[bytes], revision: int | None = None
@@ -92,21 +125,3 @@ class Engine:
     def _damaged_values(
         self, progress: Callable[[int], None] | None = None
     ) -> list[tuple[bytes, int, int]]: ...
-
-@final
-class Snapshot:
-    revision: int
-    def get(self, key: bytes, revision: int | None = None) -> KeyValue | None: ...
-    def range(
-        self, start: bytes | None = None, end: bytes | None = None, **options: Any
-    ) -> RangeResult: ...
-    def count(
-        self,
-        start: bytes | None = None,
-        end: bytes | None = None,
-        *,
-        prefix: bytes | None = None,
-    ) -> int: ...
-    def release(self) -> None: ...
-    def __enter__(self) -> Snapshot: ...
-    def __exit__(self, *exc: object) -> None: ...

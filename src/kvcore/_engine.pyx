@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine: index + log under one lock, and the verbs of the store as one native call each.
+"""The engine: index, log and watchers under one lock; each verb of the store one native call.
 
     get    ─ try lock ─ find, copy the record ─ unlock ─ read and verify the value
     put    ─ encode ─ queue ─ (commit without the GIL) ─ revision
@@ -28,32 +28,43 @@ from kvcore._btree cimport (
 )
 from kvcore._command cimport (
     Cursor, FLAG_COUNT_ONLY, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE, FLAG_KEYS_ONLY, FLAG_PREV,
-    ORDER_ASCEND, ORDER_NONE, Put, Range, RangeCmd, TARGET_KEY, as_int, check_request, check_txn,
-    encode_compact, encode_delete, encode_op, encode_put, encode_txn, make_sort, make_span,
+    ORDER_ASCEND, ORDER_NONE, RangeCmd, TARGET_KEY, check_request, encode_compact, encode_delete,
+    encode_put,
 )
 from kvcore._commit cimport (
     CACHED_SNAPSHOTS, SYNC_ALWAYS, SYNC_INTERVAL, SYNC_OFF, CachedSnapshot, Commit, Request,
-    commit_call, commit_checkpoint, commit_claim, commit_deinit, commit_init, commit_pass_baton,
-    commit_start_maintenance, commit_step, commit_stop_threads, commit_submit, commit_sync,
-    commit_unclaim, commit_wait, commit_wake_maintenance, commit_withdraw, request_drop,
-    request_new,
+    commit_call, commit_claim, commit_deinit, commit_init, commit_pass_baton, commit_submit,
+    commit_sync, commit_unclaim, commit_wait, commit_withdraw, request_drop, request_new,
 )
+from kvcore._event cimport EventCache
 from kvcore._future cimport make_future, raise_result, ready_future
 from kvcore._hash cimport hash_view
+from kvcore._leases cimport lt_check
+from kvcore._lease cimport lease_ids, lease_look, lease_renew
+from kvcore._maintenance cimport maint_checkpoint, maint_start, maint_step, maint_stop, maint_wake
 from kvcore._native cimport (
     KV_COMPACTED, KV_FUTURE_REV, KV_NOTFOUND, KV_OK, Clock, Io, KvSlice, KvVersion,
     kv_cond_broadcast, kv_cond_signal, kv_cond_wait, kv_fork_generation, kv_fork_watch,
     kv_load_i64, kv_load_int, kv_load_u64, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
     kv_prefetch, kv_raise,
 )
+from kvcore._operation cimport (Put, Range, as_int, check_txn, encode_op, encode_txn, make_sort,
+                                make_span)
+from kvcore._range cimport KvReader, answer_range
 from kvcore._result cimport KvResult, make_answer, make_kv, make_put, result_free, result_init
+from kvcore._ring cimport RING_MIN_CAPACITY
 from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
+from kvcore._snapshot cimport Snapshot
 from kvcore._startup cimport startup
-from kvcore._state cimport KvReader, KvState, state_range, state_read_txn, state_reader
+from kvcore._state cimport KvState, state_read_txn, state_reader
 from kvcore._wal cimport Log, wal_ptr, wal_value
+from kvcore._watch cimport make_watch
+from kvcore._watchers cimport WATCH_NO_DELETE, WATCH_NO_PUT, WATCH_NOTIFY, hub_close
+from kvcore._watchers_check cimport hub_check
 
 from kvcore import _native
-from kvcore.errors import ClosedError, EmptyKeyError, ForkedError, OutOfMemoryError
+from kvcore.errors import (ClosedError, EmptyKeyError, EmptyRangeError, ForkedError,
+                           OutOfMemoryError)
 
 kv_fork_watch()
 
@@ -72,27 +83,27 @@ cdef enum:
 cdef dict _SYNC_MODES = {"always": SYNC_ALWAYS, "interval": SYNC_INTERVAL, "off": SYNC_OFF}
 
 
-cdef int _not_bytes(object what, str name) except -1:
+cdef int not_bytes(object what, str name) except -1:
     if isinstance(what, str):
         raise TypeError(f"{name} must be bytes, not str: encode it, for instance {name}.encode()")
     raise TypeError(f"{name} must be bytes, not {type(what).__name__}")
 
 
-cdef inline KvSlice _slice(bytes b) noexcept:
+cdef KvSlice slice_of(bytes b) noexcept:
     cdef KvSlice s
     s.ptr = <const uint8_t*>PyBytes_AS_STRING(b)
     s.len = PyBytes_GET_SIZE(b)
     return s
 
 
-cdef int _fill_range(RangeCmd* q, bytes key, object end) except -1:
+cdef int fill_range(RangeCmd* q, bytes key, object end) except -1:
     if not key:
         raise EmptyKeyError()
-    q.span.key = _slice(key)
+    q.span.key = slice_of(key)
     q.span.end.ptr = NULL
     q.span.end.len = 0
     if end is not None:
-        q.span.end = _slice(<bytes>end)
+        q.span.end = slice_of(<bytes>end)
     return 0
 
 
@@ -111,7 +122,9 @@ cdef class Engine:
     def __init__(self, path=None, *, int order=32, str sync="always", double sync_interval=0.1,
                  uint64_t segment_bytes=64 << 20, uint32_t max_key_bytes=65535,
                  uint64_t max_request_bytes=1572864, uint32_t max_txn_ops=128, bint verify=True,
-                 bint maintenance=True, double replay_target=0.3, Clock clock=None, Io io=None):
+                 bint maintenance=True, double replay_target=0.3, int64_t watch_capacity=100_000,
+                 double progress_interval=600.0, int64_t min_lease_ttl=2, Clock clock=None,
+                 Io io=None):
         if self.opened or self.log is not None:
             raise TypeError("a store is opened once")
         if order < 3:
@@ -129,28 +142,40 @@ cdef class Engine:
                              f"got {max_request_bytes}")
         if not 1 <= max_txn_ops <= 65535:
             raise ValueError(f"max_txn_ops must be in 1..65535, got {max_txn_ops}")
+        if watch_capacity < RING_MIN_CAPACITY:
+            raise ValueError(f"watch cache capacity must be at least {RING_MIN_CAPACITY}, "
+                             f"got {watch_capacity}")
+        if not 0 < progress_interval < 1e9:
+            raise ValueError("progress_interval is in seconds, more than 0")
+        if not 1 <= min_lease_ttl < 1e9:
+            raise ValueError(f"min_lease_ttl is in seconds, at least 1, got {min_lease_ttl}")
         self.limits.max_key_bytes = max_key_bytes
+        self.limits.min_lease_ttl = min_lease_ttl
         self.limits.max_request_bytes = max_request_bytes
         self.limits.max_txn_ops = max_txn_ops
         self.clock = clock or _native.MONOTONIC
         self.log = Log(path, io=io, segment_bytes=segment_bytes, verify=verify)
         try:
-            self._start(order, _SYNC_MODES[sync], sync_interval, replay_target, maintenance)
+            self._start(order, _SYNC_MODES[sync], sync_interval, replay_target, maintenance,
+                        watch_capacity, progress_interval)
         except BaseException:
             self.log.shut()
             raise
 
     def _start(self, int order, int sync_mode, double sync_interval, double replay_target,
-               bint maintenance):
+               bint maintenance, uint64_t watch_capacity, double progress_interval):
         cdef Commit* c = &self.c
         cdef int64_t revision
-        kv_raise(commit_init(c, order, &self.log.c))
+        kv_raise(commit_init(c, order, &self.log.c, watch_capacity))
         self.opened = True
+        self.events = EventCache()
         try:
             c.clock = self.clock.table
             c.sync_mode = sync_mode
             c.sync_interval_ns = <uint64_t>(sync_interval * 1e9)
             c.replay_target_ns = replay_target * 1e9
+            c.progress_interval_ns = <uint64_t>(progress_interval * 1e9)
+            c.progress_at_ns = c.clock.now_ns(c.clock.ctx) + c.progress_interval_ns
             c.directory = strdup(os.fsencode(self.log.path))
             self.damaged_checkpoints = startup(c, self.log)
             # The directory's segments may be smaller than the argument says.
@@ -169,8 +194,9 @@ cdef class Engine:
                 c.ck_pos = c.replay_from
                 c.ck_applied = 0
             c.revision = revision
+            c.state.hub = &c.hub             # nobody watches a replay
             if maintenance:
-                kv_raise(commit_start_maintenance(c))
+                kv_raise(maint_start(c))
         except BaseException:
             self._abandon()
             raise
@@ -270,9 +296,9 @@ cdef class Engine:
         cdef Request* r
         cdef int64_t flags = 0
         if type(key) is not bytes:
-            _not_bytes(key, "key")
+            not_bytes(key, "key")
         if type(value) is not bytes:
-            _not_bytes(value, "value")
+            not_bytes(value, "value")
         if prev:
             flags = FLAG_PREV
         if ignore_value:
@@ -309,9 +335,9 @@ cdef class Engine:
         try:
             for key, value in items:
                 if type(key) is not bytes:
-                    _not_bytes(key, "key")
+                    not_bytes(key, "key")
                 if type(value) is not bytes:
-                    _not_bytes(value, "value")
+                    not_bytes(value, "value")
                 if r == NULL:
                     r = self._request(False)
                     r.count = 0
@@ -417,10 +443,10 @@ cdef class Engine:
         try:
             encode_compact(&r.cmd, target)
             self._run(r)
-            commit_wake_maintenance(&self.c)
+            maint_wake(&self.c)
             while physical and more:
                 with nogil:
-                    commit_step(&self.c, self.c.clock.now_ns(self.c.clock.ctx), 4096)
+                    maint_step(&self.c, self.c.clock.now_ns(self.c.clock.ctx), 4096)
                 PyErr_CheckSignals()
                 self._enter()
                 more = self.c.state.tree.floor < target
@@ -471,7 +497,7 @@ cdef class Engine:
     def _submit_read(self, Range op):
         cdef RangeCmd q = op.spec
         cdef KvResult res
-        _fill_range(&q, op.key, op.end)
+        fill_range(&q, op.key, op.end)
         result_init(&res)
         try:
             self._range(&q, &res)
@@ -499,7 +525,7 @@ cdef class Engine:
         cdef int64_t at = 0
         cdef int rc
         if type(key) is not bytes:
-            _not_bytes(key, "key")
+            not_bytes(key, "key")
         if PyBytes_GET_SIZE(<bytes>key) == 0:
             raise EmptyKeyError()
         if revision is not None:
@@ -514,7 +540,7 @@ cdef class Engine:
         else:
             at = 0
         view = state_reader(&self.c.state).view
-        rc = bt_find_at(&view, _slice(<bytes>key), at, &v)
+        rc = bt_find_at(&view, slice_of(<bytes>key), at, &v)
         self._leave()
         if rc == KV_NOTFOUND:
             return None
@@ -541,7 +567,7 @@ cdef class Engine:
         cdef int* status
         for key in wanted:
             if type(key) is not bytes:
-                _not_bytes(key, "key")
+                not_bytes(key, "key")
             if not key:
                 raise EmptyKeyError()
         slices = <KvSlice*>malloc(n * sizeof(KvSlice) + 1)
@@ -551,7 +577,7 @@ cdef class Engine:
             if slices == NULL or found == NULL or status == NULL:
                 raise OutOfMemoryError()
             for i in range(n):
-                slices[i] = _slice(<bytes>wanted[i])
+                slices[i] = slice_of(<bytes>wanted[i])
             self._find_many(slices, n, at, found, status)
             return _many(wanted, found, status, n, self.log)
         finally:
@@ -607,7 +633,7 @@ cdef class Engine:
         cdef KvResult res
         memset(&q, 0, sizeof(RangeCmd))
         first, last = make_span(start, end, prefix, True)
-        _fill_range(&q, first, last)
+        fill_range(&q, first, last)
         q.flags = (FLAG_KEYS_ONLY if keys_only else 0) | (FLAG_COUNT_ONLY if count_only else 0)
         q.limit = as_int(limit)
         if revision is not None:
@@ -649,7 +675,7 @@ cdef class Engine:
                 self._range_unlocked(q, snap, &r, out)
                 self._done_reading(kept, snap)
                 return kv_raise(out.status, out.detail if out.status == KV_COMPACTED else None)
-        rc = state_range(&r, q, out)
+        rc = answer_range(&r, q, out)
         if rc == KV_OK and q.limit >= PAGE_ROWS and out.resps[0].more and not at_past:
             _keep_for_pages(&self.c)
         self._leave()
@@ -659,7 +685,7 @@ cdef class Engine:
                              KvResult* out) except -1:
         r.view = snap.view
         with nogil:
-            out.status = state_range(r, q, out)
+            out.status = answer_range(r, q, out)
         return 0
 
     cdef int _done_reading(self, CachedSnapshot* kept, BtSnapshot* snap) except -1:
@@ -701,6 +727,69 @@ cdef class Engine:
         s.engine = self
         return s
 
+    # --- watches and leases -----------------------------------------------------------------------
+
+    def watch(self, key=None, end=None, *, prefix=None, start_revision=0, bint prev_kv=False,
+              bint no_put=False, bint no_delete=False, bint progress_notify=False):
+        """Watch one key, [key, end), a prefix, or everything: a Watch that delivers each change.
+
+        Args: start_revision: deliver what happened from there on (0: from now on; in the future:
+        what happens before it is left out); prev_kv: events carry the version replaced; no_put,
+        no_delete: leave these out; progress_notify: say how far it is every progress_interval
+        seconds without events.
+        Returns: a Watch: iterate, `async for`, get(), get_batch(). Cancel it when done.
+        Errors: EmptyRangeError (key >= end), ClosedError. A start that is compacted is told by the
+        first get().
+        Cost: O(log watchers); an event costs the writer O(log watchers + matches), and a watch
+        that does not read costs nobody anything. Source: etcd Watch.
+
+        >>> import kvcore
+        >>> db = kvcore.open()
+        >>> _ = db.put(b"/a", b"1"), db.delete(b"/a")
+        >>> with db.watch(b"/a", start_revision=2) as watch:
+        ...     [watch.get().events[0].type for _ in range(2)]
+        ['PUT', 'DELETE']
+        """
+        cdef int64_t start = as_int(start_revision)
+        cdef int flags = ((WATCH_NO_PUT if no_put else 0) | (WATCH_NO_DELETE if no_delete else 0)
+                          | (WATCH_NOTIFY if progress_notify else 0))
+        if isinstance(key, bytes) and not key:
+            key = b"\0"
+        first, last = make_span(key, end, prefix, True)
+        if last is not None and last != b"\0" and first >= last:
+            raise EmptyRangeError()
+        self._alive()
+        if start < 0:
+            kv_raise(KV_COMPACTED, 0)
+        return make_watch(self, &self.c, self.log, self.events, first, last, start, prev_kv, flags)
+
+    def _call(self, op):
+        """Any operation that writes, and its answer."""
+        cdef Request* r = self._request(False)
+        cdef bint read_only = True
+        try:
+            encode_op(&r.cmd, &self.limits, op, &read_only)
+            check_request(&r.cmd, &self.limits)
+            self._run(r)
+            return make_answer(&r.res, self.log)
+        finally:
+            request_drop(r)
+
+    def _lease_renew(self, int64_t id):
+        """Seconds granted again; 0: unknown; -1: expired, its revoke is due."""
+        self._enter()
+        return lease_renew(&self.c, id)
+
+    def _lease_look(self, int64_t id):
+        """(seconds granted, seconds left, keys) of a lease; None when there is none."""
+        self._enter()
+        return lease_look(&self.c, id)
+
+    def _lease_ids(self):
+        """Ids of all leases, soonest expiry first."""
+        self._enter()
+        return lease_ids(&self.c)
+
     # --- state ------------------------------------------------------------------------------------
 
     @property
@@ -727,7 +816,7 @@ cdef class Engine:
         self._alive()
         ns = self.c.clock.now_ns(self.c.clock.ctx) if now is None else <uint64_t>(now * 1e9)
         with nogil:
-            more = commit_step(&self.c, ns, budget)
+            more = maint_step(&self.c, ns, budget)
         return more
 
     def sync(self):
@@ -745,7 +834,7 @@ cdef class Engine:
         if not self.log.path:
             return 0
         with nogil:
-            rc = commit_checkpoint(&self.c)
+            rc = maint_checkpoint(&self.c)
         kv_raise(rc)
         return self.c.ck_number
 
@@ -786,6 +875,7 @@ cdef class Engine:
         cdef Commit* c = &self.c
         cdef KvReader now
         cdef uint64_t applied, term, batches, commands
+        cdef uint64_t leases, leased, watchers, events, watch_bytes, behind
         cdef uint32_t order
         cdef bint compacting, stopped
         # Copied first: making objects may run finalizers that want the lock.
@@ -796,6 +886,9 @@ cdef class Engine:
         order = c.state.tree.order
         compacting = c.state.tree.floor_next > c.state.tree.floor
         batches, commands = c.batches, c.commands
+        leases, leased = c.state.leases.leases, c.state.leases.attached
+        watchers, events, behind = c.hub.watchers, c.hub.events, c.hub.behind
+        watch_bytes = c.hub.ring.bytes + c.hub.match_bytes
         stopped = c.stopped != 0
         self._leave()
         got = {
@@ -807,6 +900,8 @@ cdef class Engine:
             "copied_nodes": s.copied_nodes, "applied_index": applied, "term": term,
             "compacting": compacting, "checkpoint_number": c.ck_number,
             "checkpoint_revision": c.ck_revision, "batches": batches, "commands": commands,
+            "leases": leases, "leased_keys": leased, "watchers": watchers,
+            "watch_events": events, "watch_bytes": watch_bytes, "watchers_behind": behind,
         }
         got.update(segments=self.log.c.segment_count, segment_bytes=self.log.c.segment_bytes,
                    log_bytes=kv_load_u64(&self.log.c.bytes), syncs=kv_load_u64(&self.log.c.syncs),
@@ -815,14 +910,20 @@ cdef class Engine:
         return got
 
     def _check_index(self):
-        """The first broken invariant of the index, or None."""
+        """The first broken invariant of index, leases and watchers, or None."""
         cdef char message[512]
+        cdef const char* broken
         cdef int rc
         self._enter()
         with nogil:                          # the lock is held: only readers of it wait
             rc = bt_check(&self.c.state.tree, message, sizeof(message))
+            broken = lt_check(&self.c.state.leases)
+            if broken == NULL:
+                broken = hub_check(&self.c.hub)
             kv_mutex_unlock(&self.c.lock)
-        return message.decode() if rc != KV_OK else None
+        if rc != KV_OK:
+            return message.decode()
+        return broken.decode() if broken != NULL else None
 
     def _damaged_values(self, progress=None):
         """[(key, mod_revision, position), ...] of every version whose value fails its CRC."""
@@ -849,7 +950,7 @@ cdef class Engine:
                 after.ptr = NULL
                 after.len = 0
                 if last is not None:
-                    after = _slice(last)
+                    after = slice_of(last)
                 rows_clear(&rows)
                 with nogil:
                     rc = bt_dump(&snap.view, after, c.state.compact_revision, 2048, &rows, &more)
@@ -874,6 +975,34 @@ cdef class Engine:
             rows_free(&rows)
             self._done_reading(NULL, snap)
         return bad
+
+    def _versions(self):
+        """[(key, mod, sub, create, version, lease, position), ...]: all that is in the index."""
+        cdef Commit* c = &self.c
+        cdef BtView view
+        cdef KvRows rows
+        cdef KvSlice key
+        cdef bint more
+        cdef uint64_t i
+        cdef int rc
+        cdef list out = []
+        rows_init(&rows)
+        key.ptr = NULL
+        key.len = 0
+        self._enter()
+        view = state_reader(&c.state).view
+        rc = bt_dump(&view, key, c.state.compact_revision, <uint64_t>-1, &rows, &more)
+        self._leave()
+        try:
+            kv_raise(rc)
+            for i in range(rows.n):
+                key = rows_key(&rows, i)
+                out.append((key.ptr[:key.len], rows.rows[i].v.mod, rows.rows[i].v.sub,
+                            rows.rows[i].v.create, rows.rows[i].v.version, rows.rows[i].v.lease,
+                            rows.rows[i].v.pos))
+        finally:
+            rows_free(&rows)
+        return out
 
     # --- end --------------------------------------------------------------------------------------
 
@@ -911,7 +1040,7 @@ cdef class Engine:
         with nogil:
             commit_claim(c, &control, True)  # behind everything queued before
             commit_unclaim(c, &control)
-            commit_stop_threads(c)
+            maint_stop(c)
         try:
             if not c.stopped and not self.log.c.poison_errno:
                 self.log.seal(c.state.revision, c.state.applied_index + 1, c.state.term)
@@ -931,18 +1060,20 @@ cdef class Engine:
         if not self.opened:
             return
         with nogil:
-            commit_stop_threads(c)
+            maint_stop(c)
             kv_mutex_lock(&c.lock)
             c.closed = True
+            hub_close(&c.hub)                # whoever waits for events is woken
             while c.readers:
                 kv_cond_wait(&c.readers_gone, &c.lock)
             kv_mutex_unlock(&c.lock)
             commit_deinit(c)
+        self.events.clear()
         self.opened = False
 
     def __dealloc__(self):
         if self.opened and self.fork_generation == kv_fork_generation():
-            commit_stop_threads(&self.c)
+            maint_stop(&self.c)
             commit_deinit(&self.c)
         free(self.c.directory)
 
@@ -1022,130 +1153,3 @@ cdef void _keep_for_pages(Commit* c) noexcept nogil:
     slot.snap = bt_snapshot(&c.state.tree)
     slot.revision = c.state.revision
     slot.used_ns = c.clock.now_ns(c.clock.ctx)
-
-
-# =================================================================================================
-# Snapshot
-# =================================================================================================
-
-@cython.final
-cdef class Snapshot:
-    """A store as it was at `revision`; get, range, count. Thread-safe. Release it when done."""
-
-    def __init__(self):
-        raise TypeError("Snapshot objects come from Store.snapshot")
-
-    cdef int _pin(self, KvReader* r) except -1:
-        """Keeps the index from being freed by close() while it is read without the lock."""
-        if self.engine is None:
-            raise TypeError("Snapshot objects come from Store.snapshot")
-        self.engine._enter()
-        if self.snap == NULL or self.dropped:
-            self.engine._leave()
-            raise ClosedError("kvcore: the snapshot was released")
-        self.engine.c.readers += 1
-        self.pins += 1
-        r.view = self.snap.view
-        self.engine._leave()
-        r.wal = &self.engine.log.c
-        r.revision = self.revision
-        r.shown_revision = self.revision
-        r.compact_revision = self.compact_revision
-        return 0
-
-    cdef void _unpin(self) noexcept:
-        """A release() that came meanwhile is carried out by the last reader."""
-        cdef Commit* c = &self.engine.c
-        with nogil:
-            kv_mutex_lock(&c.lock)
-            self.pins -= 1
-            if self.dropped and self.pins == 0:
-                bt_release(&c.state.tree, self.snap)
-                self.snap = NULL
-            c.readers -= 1
-            if c.readers == 0:
-                kv_cond_signal(&c.readers_gone)
-            kv_mutex_unlock(&c.lock)
-
-    def get(self, key, revision=None):
-        """The KeyValue of `key` in the snapshot, or at a revision before it; or None."""
-        cdef KvReader r
-        cdef KvVersion v
-        cdef int64_t at = 0 if revision is None else as_int(revision)
-        cdef int rc = KV_OK
-        if type(key) is not bytes:
-            _not_bytes(key, "key")
-        if not key:
-            raise EmptyKeyError()
-        self._pin(&r)
-        if at > r.revision:
-            rc = KV_FUTURE_REV
-        elif 0 < at < r.compact_revision:
-            rc = KV_COMPACTED
-        elif at >= r.revision or at < 0:
-            at = 0
-        if rc == KV_OK:
-            rc = bt_find_at(&r.view, _slice(<bytes>key), at, &v)
-        self._unpin()
-        if rc == KV_NOTFOUND:
-            return None
-        kv_raise(rc, r.compact_revision if rc == KV_COMPACTED else None)
-        return make_kv(<bytes>key, &v, self.engine.log)
-
-    def range(self, start=None, end=None, **options):
-        """As Store.range, on the snapshot."""
-        cdef Range op = Range(start, end, **options)
-        cdef RangeCmd q = op.spec
-        cdef KvReader r
-        cdef KvResult res
-        _fill_range(&q, op.key, op.end)
-        self._pin(&r)
-        result_init(&res)
-        try:
-            with nogil:
-                res.status = state_range(&r, &q, &res)
-        finally:
-            self._unpin()
-        try:
-            kv_raise(res.status, res.detail if res.status == KV_COMPACTED else None)
-            return make_answer(&res, self.engine.log)
-        finally:
-            result_free(&res)
-
-    def count(self, start=None, end=None, *, prefix=None):
-        """How many live keys, in O(log n)."""
-        return self.range(start, end, prefix=prefix, count_only=True).count
-
-    def release(self):
-        """Let go of what only the snapshot shows. Idempotent."""
-        cdef Commit* c = &self.engine.c
-        cdef BtSnapshot* snap = NULL
-        if self.engine.fork_generation != kv_fork_generation() or not self.engine.opened:
-            return
-        with nogil:
-            kv_mutex_lock(&c.lock)
-            self.dropped = True
-            if self.pins == 0:
-                snap = self.snap
-                self.snap = NULL
-                if snap != NULL and not c.closed:
-                    bt_release(&c.state.tree, snap)
-            kv_mutex_unlock(&c.lock)
-        if snap != NULL:
-            commit_wake_maintenance(c)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.release()
-
-    def __del__(self):
-        if self.engine is not None:
-            self.release()
-
-    def __reduce__(self):
-        raise TypeError("a snapshot cannot be pickled")
-
-    def __repr__(self):
-        return f"<Snapshot at revision {self.revision}{' (released)' if self.dropped else ''}>"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Futures of submitted operations."""
 
-from kvcore._commit cimport Commit, Request, Waker
+from kvcore._commit cimport Commit, Request
 from kvcore._rows cimport Rows
+from kvcore._wakeups cimport Wakeups
 from kvcore._wal cimport Log
 
 
@@ -17,13 +18,7 @@ cdef class Future:
     cdef int fork_generation
     cdef int _usable(self) except -1
     cdef int settle(self) except -1
-
-
-cdef class Wakeups:
-    cdef Waker* waker
-    cdef readonly int read_fd
-    cdef readonly object pending  # deque of (Future, target)
-    cdef object deliver
+    cdef bint attach(self, Wakeups wakeups, object function, object argument) except -1
 
 
 # The exception for a finished request, if it failed.  REQUIRES: the GIL.

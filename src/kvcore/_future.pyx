@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Futures: what submit() returns, for threads, callbacks and asyncio alike.
 
-    submit ─ Request ─► native committer (never takes the GIL) ─► done ─► pipe ──► event loop
-                ▲                                                           └────► callback thread
+    submit ─ Request ─► native committer (never takes the GIL) ─► done ─► waker ─► event loop
+                ▲                                                            └──► callback thread
              Future.result() waits on the request's own condition, without the GIL
 
-One pipe serves one event loop (or the callback thread): a batch writes to it once, the reader then
-settles every future that is done.  Thread safety: a Future may be asked from any thread.
+One descriptor serves one event loop or the callback thread (_wakeups): a batch writes to it once,
+however many wait for it.  Thread safety: a Future may be asked from any thread.
 Ownership: request and future each hold one reference; a future dropped early loses nothing.
 May not know: the index, verbs.
 """
@@ -14,24 +14,22 @@ May not know: the index, verbs.
 import logging
 import os
 from asyncio import get_running_loop
-from collections import deque
+from select import POLLIN, poll
 from threading import Thread
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc, free
 
-from kvcore._commit cimport (REQ_DONE, Commit, Request, WakeRef, Waker, commit_await, request_drop,
-                             waker_drop)
-from kvcore._native cimport (KV_COMPACTED, KV_OK, kv_add_int, kv_fork_generation, kv_fork_watch,
-                             kv_mutex_lock, kv_mutex_unlock,
-                             kv_raise, kv_store_int)
+from kvcore._commit cimport REQ_DONE, Commit, Request, commit_await, request_drop
+from kvcore._native cimport (KV_COMPACTED, KV_OK, kv_fork_generation, kv_fork_watch, kv_mutex_lock,
+                             kv_mutex_unlock, kv_raise)
 from kvcore._result cimport make_answer_over, make_put
 from kvcore._rows cimport Rows, rows_init
+from kvcore._wakeups cimport Ready, Wakeups, loop_wakeups, ready_free, ready_new
 from kvcore._wal cimport Log
 
-from kvcore.errors import Error, ForkedError, OutOfMemoryError
+from kvcore.errors import Error, ForkedError
 
 kv_fork_watch()
 
@@ -98,6 +96,20 @@ cdef class Future:
                 self.answer = answer
         self.answered = True
         return 0
+
+    cdef bint attach(self, Wakeups wakeups, object function, object argument) except -1:
+        """function(self, argument) will be called there; False when the future is done already."""
+        cdef Ready* ref = ready_new(wakeups.waker, (function, self, argument))
+        cdef bint waiting
+        kv_mutex_lock(&self.c.qlock)
+        waiting = self.r.state != REQ_DONE
+        if waiting:
+            ref.next = self.r.wakers
+            self.r.wakers = ref
+        kv_mutex_unlock(&self.c.qlock)
+        if not waiting:
+            ready_free(ref)
+        return waiting
 
     cdef int _usable(self) except -1:
         if self.r == NULL and not self.answered:
@@ -167,75 +179,18 @@ cdef class Future:
 
         What it raises is logged (logger "kvcore"), as concurrent.futures does.
         """
-        if self.done() or not (<Wakeups>_callbacks()).attach(self, fn):
+        if self.done() or not self.attach(_callbacks(), _call_back, fn):
             _call_back(self, fn)
 
     def __await__(self):
         loop = get_running_loop()
         waiter = loop.create_future()
-        if self.done() or not (<Wakeups>_loop_wakeups(loop)).attach(self, waiter):
+        if self.done() or not self.attach(loop_wakeups(loop), _settle_waiter, waiter):
             _settle_waiter(self, waiter)
         return waiter.__await__()
 
     def __repr__(self):
         return f"<Future {'done' if self.done() else 'pending'}>"
-
-
-@cython.final
-cdef class Wakeups:
-    """A pipe that finished requests write to, and who waits for them."""
-
-    def __cinit__(self, deliver, *args):
-        cdef int write_fd
-        self.pending = deque()
-        self.deliver = deliver
-        self.read_fd, write_fd = os.pipe()
-        os.set_blocking(write_fd, False)
-        self.waker = <Waker*>calloc(1, sizeof(Waker))
-        if self.waker == NULL:
-            raise OutOfMemoryError()
-        self.waker.fd = write_fd
-        self.waker.refs = 1
-
-    def __dealloc__(self):
-        if self.waker != NULL:
-            waker_drop(self.waker)
-        if self.read_fd:
-            os.close(self.read_fd)
-
-    def attach(self, Future future not None, target):
-        """Registers `target` to be told; False when the future is done already."""
-        cdef WakeRef* ref = <WakeRef*>calloc(1, sizeof(WakeRef))
-        cdef bint waiting
-        if ref == NULL:
-            raise OutOfMemoryError()
-        ref.waker = self.waker
-        entry = (future, target)
-        self.pending.append(entry)
-        kv_mutex_lock(&future.c.qlock)
-        waiting = future.r.state != REQ_DONE
-        if waiting:
-            kv_add_int(&self.waker.refs, 1)
-            ref.next = future.r.wakers
-            future.r.wakers = ref
-        kv_mutex_unlock(&future.c.qlock)
-        if not waiting:
-            free(ref)
-            self.pending.remove(entry)
-        return waiting
-
-    def ready(self):
-        """Empties the pipe and delivers every future that is done."""
-        os.read(self.read_fd, 4096)
-        kv_store_int(&self.waker.signalled, 0)
-        waiting = self.pending
-        for _ in range(len(waiting)):
-            future, target = waiting[0]
-            if (<Future>future).done():
-                waiting.popleft()
-                self.deliver(future, target)
-            else:
-                waiting.rotate(-1)
 
 
 def _settle_waiter(Future future not None, waiter):
@@ -251,22 +206,6 @@ def _settle_waiter(Future future not None, waiter):
 
 
 _log = logging.getLogger("kvcore")
-_by_loop = {}
-
-
-def _loop_wakeups(loop):
-    for old in [known for known in list(_by_loop) if known.is_closed()]:
-        _by_loop.pop(old, None)
-    wakeups = _by_loop.get(loop)
-    if wakeups is None:
-        wakeups = Wakeups(_settle_waiter)
-        os.set_blocking(wakeups.read_fd, True)
-        loop.add_reader(wakeups.read_fd, wakeups.ready)
-        _by_loop[loop] = wakeups
-    return wakeups
-
-
-_callback_wakeups = None
 
 
 def _call_back(future, fn):
@@ -276,16 +215,21 @@ def _call_back(future, fn):
         _log.exception("exception calling a callback of %r", future)
 
 
+_callback_wakeups = None
+
+
 def _callback_main(wakeups):
+    waiting = poll()
+    waiting.register(wakeups.read_fd, POLLIN)
     while True:
+        waiting.poll()
         wakeups.ready()
 
 
 def _after_fork_in_child():
-    """The callback thread and the pipes are the parent's."""
+    """The callback thread is the parent's."""
     global _callback_wakeups
     _callback_wakeups = None
-    _by_loop.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -294,7 +238,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 def _callbacks():
     global _callback_wakeups
     if _callback_wakeups is None:
-        _callback_wakeups = Wakeups(_call_back)
+        _callback_wakeups = Wakeups()
         Thread(target=_callback_main, args=(_callback_wakeups,), name="kvcore-callbacks",
                daemon=True).start()
     return _callback_wakeups

@@ -29,6 +29,7 @@ cdef extern from "_native.h" nogil:
         KV_FULL
         KV_REVISION_ORDER
         KV_KEY_TOO_LARGE
+        KV_LEASE_EXISTS
         KV_STATUS_COUNT
 
     enum:
@@ -75,6 +76,8 @@ cdef extern from "_native.h" nogil:
     void kv_put_be16(uint8_t* p, uint16_t v) noexcept
     void kv_put_be32(uint8_t* p, uint32_t v) noexcept
     void kv_put_be64(uint8_t* p, uint64_t v) noexcept
+
+    uint64_t kv_hash(const uint8_t* p, size_t n, uint64_t seed) noexcept
 
 
 cdef extern from "_crc32c.h" nogil:

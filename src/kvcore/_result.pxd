@@ -15,7 +15,8 @@ cdef struct KvResp:
     bint succeeded               # TXN
     bint more                    # RANGE
     int64_t revision
-    int64_t count                # RANGE: count; DELETE: deleted
+    int64_t count                # RANGE: count; DELETE: deleted; LEASE_GRANT: id
+    int64_t ttl                  # LEASE_GRANT
     uint64_t row_start
     uint64_t row_n
     uint32_t children            # TXN: how many answers follow, each with its own children
@@ -44,9 +45,10 @@ cdef class KeyValue:
     cdef bytes _key
     cdef bytes _value
     cdef Rows rows
-    cdef uint64_t index
+    cdef uint64_t index          # in rows; without them and a key: the length of the cell's key
     cdef Log log
     cdef uint32_t key_len(self)
+    cdef int _read_cell(self) except -1
 
 
 cdef class RangeResult:
@@ -78,7 +80,17 @@ cdef class TxnResult:
     cdef readonly int64_t revision
 
 
+cdef class GrantResult:
+    cdef readonly int64_t id
+    cdef readonly int64_t ttl
+    cdef readonly int64_t revision
+
+
 cdef bytes read_value(Log log, uint64_t pos, uint32_t key_len, uint32_t value_len)
+cdef int read_cell(Log log, uint64_t pos, uint32_t key_len, uint32_t value_len, list out) except -1
+# Key and value are read when touched: the key from `rows`, or (both None) from the cell, then
+# `index` is its length.
+cdef KeyValue make_lazy_kv(bytes key, Rows rows, uint64_t index, const KvVersion* v, Log log)
 cdef KeyValue make_kv(bytes key, const KvVersion* v, Log log)
 cdef RangeResult make_range(Rows rows, Log log, uint64_t start, uint64_t n, int64_t count,
                             bint more, int64_t revision, bint keys_only)

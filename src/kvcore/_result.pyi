@@ -59,3 +59,9 @@ class TxnResult:
     succeeded: bool
     responses: list[Any]
     revision: int
+
+@final
+class GrantResult:
+    id: int
+    ttl: int
+    revision: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results: KeyValue, RangeResult, PutResult, DeleteResult, TxnResult.
+"""Results: KeyValue, RangeResult, PutResult, DeleteResult, TxnResult, GrantResult.
 
     RangeResult ── Rows: | record | record | ...  and one arena of keys     (copied under the lock)
          │            └── columns as NumPy views
@@ -18,11 +18,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from kvcore._command cimport (CMD_DELETE, CMD_PUT, CMD_RANGE, CMD_TXN, FLAG_KEYS_ONLY, FLAG_PREV,
-                              FLAG_SINGLE)
+from kvcore._command cimport (CMD_DELETE, CMD_LEASE_GRANT, CMD_PUT, CMD_RANGE, CMD_TXN,
+                              FLAG_KEYS_ONLY, FLAG_PREV, FLAG_SINGLE)
 from kvcore._native cimport KV_CORRUPT, KvRow, KvSlice, KvVersion, kv_raise
 from kvcore._rows cimport Rows, rows_free, rows_init
 from kvcore._wal cimport Log, wal_value
+
+cdef enum:
+    VALUE_HEAD = 5               # bytes between a cell's key and its value
 
 # =================================================================================================
 # C face
@@ -61,6 +64,24 @@ cdef int64_t result_add(KvResult* r, uint8_t kind, uint8_t flags) noexcept nogil
 # Python face
 # =================================================================================================
 
+cdef int read_cell(Log log, uint64_t pos, uint32_t key_len, uint32_t value_len, list out) except -1:
+    """Key and value of a cell, appended to `out`; CorruptError when they do not agree with their
+    CRC."""
+    cdef KvSlice value
+    cdef void* owned = NULL
+    cdef int status = wal_value(&log.c, pos, key_len, value_len, &value, &owned)
+    if status != 0:
+        kv_raise(status, f"kvcore: corrupt: cell at log position {pos:#x} ({log.path or 'memory'})"
+                 if status == KV_CORRUPT else None)
+    try:
+        out.append(PyBytes_FromStringAndSize(<const char*>value.ptr - VALUE_HEAD - key_len,
+                                             key_len))
+        out.append(PyBytes_FromStringAndSize(<const char*>value.ptr, value.len))
+    finally:
+        free(owned)
+    return 0
+
+
 cdef bytes read_value(Log log, uint64_t pos, uint32_t key_len, uint32_t value_len):
     """The value of a cell as bytes; CorruptError when it does not agree with its CRC."""
     cdef KvSlice value
@@ -92,10 +113,21 @@ cdef class KeyValue:
     def key(self):
         """The key."""
         if self._key is None:
-            if self.rows is None:
-                raise TypeError("KeyValue objects come from a store")
-            self._key = self.rows.key_at(self.index)
+            if self.rows is not None:
+                self._key = self.rows.key_at(self.index)
+            else:
+                self._read_cell()
         return self._key
+
+    cdef int _read_cell(self) except -1:
+        """Key and value together, where the key is known by its cell alone."""
+        cdef list found = []
+        if self.log is None:
+            raise TypeError("KeyValue objects come from a store")
+        read_cell(self.log, self.v.pos, <uint32_t>self.index, self.v.len, found)
+        self._value = <bytes>found[1]
+        self._key = <bytes>found[0]
+        return 0
 
     cdef uint32_t key_len(self):
         """Without making the key."""
@@ -106,9 +138,9 @@ cdef class KeyValue:
     @property
     def value(self):
         """The value; b"" in a result of keys_only."""
+        if self._value is None and self._key is None and self.rows is None:
+            self._read_cell()
         if self._value is None:
-            if self.log is None:
-                raise TypeError("KeyValue objects come from a store")
             self._value = read_value(self.log, self.v.pos, self.key_len(), self.v.len)
         return self._value
 
@@ -147,6 +179,16 @@ cdef class KeyValue:
         return (f"KeyValue(key={self.key!r}, value={self.value!r}, "
                 f"create_revision={self.v.create}, mod_revision={self.v.mod}, "
                 f"version={self.v.version}, lease={self.v.lease})")
+
+
+cdef KeyValue make_lazy_kv(bytes key, Rows rows, uint64_t index, const KvVersion* v, Log log):
+    cdef KeyValue kv = KeyValue.__new__(KeyValue)
+    kv.v = v[0]
+    kv._key = key
+    kv.rows = rows
+    kv.index = index
+    kv.log = log
+    return kv
 
 
 cdef KeyValue make_kv(bytes key, const KvVersion* v, Log log):
@@ -340,6 +382,18 @@ cdef class TxnResult:
                 f"revision={self.revision})")
 
 
+@cython.final
+@cython.no_gc
+cdef class GrantResult:
+    """id: of the lease granted; ttl: its seconds, at least the minimum; revision: of the store."""
+
+    def __init__(self):
+        raise TypeError("GrantResult objects come from a store")
+
+    def __repr__(self):
+        return f"GrantResult(id={self.id}, ttl={self.ttl}, revision={self.revision})"
+
+
 cdef PutResult make_put(int64_t revision, KeyValue prev):
     cdef PutResult r = PutResult.__new__(PutResult)
     r.revision = revision
@@ -354,6 +408,7 @@ cdef object _answer(KvResult* r, uint32_t* i, Rows rows, Log log):
                                         a.revision, a.flags & FLAG_KEYS_ONLY != 0)
     cdef DeleteResult deleted
     cdef TxnResult txn
+    cdef GrantResult grant
     cdef uint32_t k
     i[0] += 1
     if a.kind == CMD_PUT:
@@ -374,6 +429,12 @@ cdef object _answer(KvResult* r, uint32_t* i, Rows rows, Log log):
         txn.succeeded = a.succeeded
         txn.responses = [_answer(r, i, rows, log) for _ in range(a.children)]
         return txn
+    if a.kind == CMD_LEASE_GRANT:
+        grant = GrantResult.__new__(GrantResult)
+        grant.id = a.count
+        grant.ttl = a.ttl
+        grant.revision = a.revision
+        return grant
     return a.revision                    # COMPACT
 
 

@@ -11,19 +11,25 @@ verbs.
 import os
 import re
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from kvcore._btree cimport bt_deinit, bt_init
+from kvcore._btree cimport BtView, bt_deinit, bt_init, bt_leased, bt_view
 from kvcore._checkpoint cimport CkInfo, CkSegment, ck_load
 from kvcore._command cimport Cursor
 from kvcore._commit cimport Commit
-from kvcore._native cimport KV_CORRUPT, KV_NEWER_FORMAT, KV_OK, kv_plain_mem, kv_raise
+from kvcore._leases cimport lt_attach, lt_deinit, lt_grant, lt_restart
+from kvcore._native cimport (KV_CORRUPT, KV_LEASE_NOT_FOUND, KV_NEWER_FORMAT, KV_OK, KvSlice,
+                             kv_plain_mem, kv_raise)
+from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
 from kvcore._state cimport state_apply
 from kvcore._wal cimport WAL_CEILING, WAL_COMMANDS, WAL_SEAL, Log, WalBatch
 
 from kvcore.errors import NewerFormatError
+
+cdef enum:
+    LEASED_AT_ONCE = 4096        # keys attached per walk
 
 
 cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
@@ -54,13 +60,71 @@ cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
     return KV_OK
 
 
+cdef int _attach_leased(Commit* c) noexcept nogil:
+    """Every live key of the index that names a lease hangs on it again."""
+    cdef BtView view = bt_view(&c.state.tree)
+    cdef KvRows rows[2]                      # a piece, and the one before it with the key to go on
+    cdef KvRows* piece = &rows[0]
+    cdef KvSlice after
+    cdef bint more = True
+    cdef uint64_t i
+    cdef int rc = KV_OK
+    after.ptr = NULL
+    after.len = 0
+    rows_init(&rows[0])
+    rows_init(&rows[1])
+    while rc == KV_OK and more:
+        rows_clear(piece)
+        rc = bt_leased(&view, after, LEASED_AT_ONCE, piece, &more)
+        i = 0
+        while rc == KV_OK and i < piece.n:
+            after = rows_key(piece, i)
+            rc = lt_attach(&c.state.leases, piece.rows[i].v.lease, after)
+            i += 1
+        piece = &rows[1] if piece == &rows[0] else &rows[0]
+    rows_free(&rows[0])
+    rows_free(&rows[1])
+    return KV_CORRUPT if rc == KV_LEASE_NOT_FOUND else rc
+
+
+cdef int _restore_leases(Commit* c, const int64_t* leases, uint64_t n) noexcept nogil:
+    cdef uint64_t i
+    cdef int rc = KV_OK
+    for i in range(n):
+        rc = lt_grant(&c.state.leases, leases[2 * i], leases[2 * i + 1], 0)
+        if rc != KV_OK:
+            return KV_CORRUPT
+    return _attach_leased(c)
+
+
+cdef int _load(Commit* c, Log log, bytes path, CkInfo* info, dict expected, const char** reason,
+               uint64_t* at) except? -1:
+    """One checkpoint into the state; its segments into `expected`."""
+    cdef CkSegment* table = NULL
+    cdef int64_t* leases = NULL
+    cdef uint64_t i
+    cdef int rc
+    memset(info, 0, sizeof(CkInfo))
+    rc = ck_load(log.c.io, path, info, &table, &leases, &c.state.tree, reason, at)
+    if rc == KV_OK:
+        rc = _restore_leases(c, leases, info.leases)
+        if rc == KV_CORRUPT:
+            reason[0] = b"checkpoint's leases and keys do not agree"
+    if rc == KV_OK:
+        for i in range(info.segments):
+            expected[table[i].seq] = (table[i].nonce, table[i].seed)
+    free(table)
+    free(leases)
+    return rc
+
+
 cdef list startup(Commit* c, Log log):
     cdef uint32_t order = c.state.tree.order
     cdef CkInfo info
-    cdef CkSegment* table = NULL
     cdef const char* reason = b""
-    cdef uint64_t at = 0, i
+    cdef uint64_t at = 0
     cdef int rc
+    cdef dict expected = {}
     damaged = []
     names = []
     if log.path:
@@ -70,16 +134,10 @@ cdef list startup(Commit* c, Log log):
         c.ck_number = int(names[0][11:27], 16)
     for name in names:
         path = os.path.join(log.path, name)
-        raw = os.fsencode(path)
-        memset(&info, 0, sizeof(CkInfo))
-        rc = ck_load(log.c.io, raw, &info, &table, &c.state.tree, &reason, &at)
+        rc = _load(c, log, os.fsencode(path), &info, expected, &reason, &at)
         if rc == KV_NEWER_FORMAT:
-            free(table)
             raise NewerFormatError(f"kvcore: {path} has a newer format than this version reads")
         if rc == KV_OK:
-            expected = {table[i].seq: (table[i].nonce, table[i].seed)
-                        for i in range(info.segments)}
-            free(table)
             c.state.revision = info.revision
             c.state.compact_revision = info.compact_revision
             c.state.applied_index = info.applied_index
@@ -89,10 +147,12 @@ cdef list startup(Commit* c, Log log):
             c.ck_applied = info.applied_index
             c.ck_pos = info.replay_from
             log.recover(info.replay_from, expected, _replay, c)
-            return damaged
-        free(table)
+            break
         damaged.append((path, at, reason.decode()))
         bt_deinit(&c.state.tree)
+        lt_deinit(&c.state.leases)
         kv_raise(bt_init(&c.state.tree, order, &kv_plain_mem))
-    log.recover(0, None, _replay, c)
+    else:
+        log.recover(0, None, _replay, c)
+    lt_restart(&c.state.leases, c.clock.now_ns(c.clock.ctx))
     return damaged

@@ -3,10 +3,13 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from kvcore._btree cimport BTree, BtView
-from kvcore._command cimport Cursor, RangeCmd
+from kvcore._btree cimport BTree
+from kvcore._command cimport Cursor
+from kvcore._leases cimport LeaseTable
+from kvcore._range cimport KvReader
 from kvcore._result cimport KvResult
 from kvcore._wal cimport Wal
+from kvcore._watchers cimport Hub
 
 
 cdef struct KvState:
@@ -16,15 +19,9 @@ cdef struct KvState:
     int64_t compact_revision     # -1: never compacted
     uint64_t applied_index       # log index of the last command applied
     uint64_t term
-
-
-# What a reader needs: a view and the revisions that go with it.
-cdef struct KvReader:
-    BtView view
-    const Wal* wal
-    int64_t revision             # newest revision in the view
-    int64_t shown_revision       # what a range inside a transaction reports
-    int64_t compact_revision
+    LeaseTable leases
+    Hub* hub                     # NULL on replay: nobody watches
+    uint64_t now_ns              # the store's clock, read once a batch: when grants begin
 
 
 cdef int state_init(KvState* s, uint32_t order, const Wal* wal) noexcept nogil
@@ -38,5 +35,3 @@ cdef int state_apply(KvState* s, Cursor* c, const uint8_t* base, uint64_t pos,
                      KvResult* out) noexcept nogil
 # A transaction that cannot write, answered from the current state.
 cdef int state_read_txn(KvState* s, Cursor* c, KvResult* out) noexcept nogil
-# Answers a range as etcd does; adds one answer to `out`.  KV_OK or what is wrong with the request.
-cdef int state_range(const KvReader* r, const RangeCmd* q, KvResult* out) noexcept nogil

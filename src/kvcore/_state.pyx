@@ -19,31 +19,32 @@ Behaviour is etcd's (mvcc/kvstore_txn.go, etcdserver/txn): compare on missing ke
 range processing, quirks included.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memset
 
-from kvcore._btree cimport (BtFilter, BtView, bt_compact, bt_count, bt_deinit, bt_delete, bt_find,
-                            bt_find_at, bt_init, bt_put, bt_scan, bt_view)
-from kvcore._command cimport (CMD_COMPACT, CMD_DELETE, CMD_PUT, CMD_RANGE, CMD_TXN, CMP_CREATE,
-                              CMP_EQUAL, CMP_GREATER, CMP_LEASE, CMP_LESS, CMP_MOD, CMP_VALUE,
-                              CMP_VERSION, FLAG_COUNT_ONLY, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE,
-                              FLAG_PREV, ORDER_DESCEND, ORDER_NONE, TARGET_CREATE, TARGET_KEY,
-                              TARGET_MOD, TARGET_VALUE, TARGET_VERSION, CompareCmd, Cursor, KvBuf,
-                              PutCmd, RangeCmd, SpanCmd, buf_free, buf_room, decode_compare,
-                              decode_delete, decode_put, decode_range, mp_array, mp_int, mp_skip,
-                              span_bounds)
-from kvcore._native cimport (KV_BAD_COMMAND, KV_COMPACTED, KV_CORRUPT, KV_IO,
-                             KV_FUTURE_REV, KV_KEY_NOT_FOUND,
-                             KV_LEASE_NOT_FOUND, KV_NOMEM, KV_NOTFOUND, KV_OK, KvRow, KvSlice,
-                             KvVersion, kv_plain_mem)
-from kvcore._result cimport KvResp, KvResult, result_add
-from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_grow, rows_init, rows_key, rows_push
+from kvcore._btree cimport (BtView, bt_compact, bt_deinit, bt_delete, bt_find, bt_find_at, bt_init,
+                            bt_put, bt_scan, bt_view)
+from kvcore._command cimport (CMD_COMPACT, CMD_DELETE, CMD_LEASE_GRANT, CMD_LEASE_REVOKE, CMD_PUT,
+                              CMD_RANGE, CMD_TXN, CMP_CREATE, CMP_EQUAL, CMP_GREATER, CMP_LEASE,
+                              CMP_LESS, CMP_MOD, CMP_VALUE, CMP_VERSION, FLAG_IGNORE_LEASE,
+                              FLAG_IGNORE_VALUE, FLAG_PREV, CompareCmd, Cursor, KvBuf, PutCmd,
+                              RangeCmd, SpanCmd, buf_free, buf_room, decode_compare, decode_delete,
+                              decode_put, decode_range, mp_array, mp_int, mp_skip, span_bounds)
+from kvcore._leases cimport (Lease, lt_attach, lt_deinit, lt_detach, lt_find, lt_grant, lt_init,
+                             lt_keys, lt_remove)
+from kvcore._native cimport (KV_BAD_COMMAND, KV_COMPACTED, KV_CORRUPT, KV_FUTURE_REV, KV_IO,
+                             KV_KEY_NOT_FOUND, KV_LEASE_EXISTS, KV_LEASE_NOT_FOUND, KV_NOMEM,
+                             KV_NOTFOUND, KV_OK, KvSlice, KvVersion, kv_plain_mem)
+from kvcore._range cimport KvReader, answer_range, compare_slices
+from kvcore._result cimport KvResult, result_add
+from kvcore._ring cimport RingRecord
+from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key, rows_push
 from kvcore._wal cimport Wal, wal_value
+from kvcore._watchers cimport hub_compacted, hub_event, hub_published
 
 cdef enum:
     DELETE_CHUNK = 1024          # keys collected before they are deleted
-    KEY_BYTES_GUESS = 64         # arena room a row, made before a walk of known length
 
 # The change under way: its revision and the next sub.
 cdef struct Change:
@@ -58,11 +59,13 @@ cdef int state_init(KvState* s, uint32_t order, const Wal* wal) noexcept nogil:
     s.wal = wal
     s.revision = 1
     s.compact_revision = -1
+    lt_init(&s.leases)
     return bt_init(&s.tree, order, &kv_plain_mem)
 
 
 cdef void state_deinit(KvState* s) noexcept nogil:
     bt_deinit(&s.tree)
+    lt_deinit(&s.leases)
 
 
 cdef KvReader state_reader(const KvState* s) noexcept nogil:
@@ -76,8 +79,7 @@ cdef KvReader state_reader(const KvState* s) noexcept nogil:
 
 
 cdef inline bint _lease_known(const KvState* s, int64_t lease) noexcept nogil:
-    """The room for the lease table: until it is built, only "none" is known."""
-    return lease == 0
+    return lease == 0 or lt_find(&s.leases, lease) != NULL
 
 
 cdef inline bint _is_soft(int status) noexcept nogil:
@@ -87,7 +89,7 @@ cdef inline bint _is_soft(int status) noexcept nogil:
     not among them: what could not be read now may be readable then."""
     return (status == KV_OK or status == KV_KEY_NOT_FOUND or status == KV_LEASE_NOT_FOUND
             or status == KV_COMPACTED or status == KV_FUTURE_REV
-            or status == KV_CORRUPT)
+            or status == KV_LEASE_EXISTS or status == KV_CORRUPT)
 
 
 # =================================================================================================
@@ -105,6 +107,22 @@ cdef int _check_put(KvState* s, const PutCmd* p) noexcept nogil:
         if bt_find(&view, p.key, &cur) != KV_OK or cur.version == 0:
             return KV_KEY_NOT_FOUND
     return KV_OK
+
+
+cdef void _tell(KvState* s, KvSlice key, const KvVersion* v, const KvVersion* cell) noexcept nogil:
+    """Those who watch the key; `cell` is the version whose cell holds its bytes."""
+    cdef RingRecord rec
+    if s.hub == NULL or s.hub.watchers == 0:
+        return
+    rec.mod = v.mod
+    rec.create = v.create
+    rec.version = v.version
+    rec.lease = v.lease
+    rec.pos = cell.pos
+    rec.len = cell.len
+    rec.key_len = <uint16_t>key.len
+    rec.note = 0
+    hub_event(s.hub, key, &rec)
 
 
 cdef int _do_put(KvState* s, Change* ch, const PutCmd* p, KvResult* out) noexcept nogil:
@@ -131,6 +149,13 @@ cdef int _do_put(KvState* s, Change* ch, const PutCmd* p, KvResult* out) noexcep
     rc = bt_put(&s.tree, p.key, &v, &prev)
     if rc != KV_OK:
         return rc
+    if v.lease:
+        rc = lt_attach(&s.leases, v.lease, p.key)
+        if rc != KV_OK:
+            return rc if rc == KV_NOMEM else KV_BAD_COMMAND
+    elif prev.version and prev.lease:
+        lt_detach(&s.leases, p.key)
+    _tell(s, p.key, &v, &v)
     ch.sub += 1
     if out == NULL or out.brief:
         return KV_OK
@@ -146,17 +171,22 @@ cdef int _do_put(KvState* s, Change* ch, const PutCmd* p, KvResult* out) noexcep
 
 cdef int _delete_one(KvState* s, Change* ch, KvSlice key, bint keep_prev, KvResult* out,
                      int64_t* deleted) noexcept nogil:
-    cdef KvVersion prev
+    cdef KvVersion prev, tomb
     cdef int rc = bt_delete(&s.tree, key, ch.rev, ch.sub, &prev)
     if rc == KV_NOTFOUND:
         return KV_OK
     if rc != KV_OK:
         return rc
+    memset(&tomb, 0, sizeof(KvVersion))
+    tomb.mod = ch.rev
+    _tell(s, key, &tomb, &prev)
     ch.sub += 1
     deleted[0] += 1
     if keep_prev and out != NULL:
-        return rows_push(&out.rows, &prev, key)
-    return KV_OK
+        rc = rows_push(&out.rows, &prev, key)
+    if prev.lease:
+        lt_detach(&s.leases, key)            # last: the bytes may be the lease table's
+    return rc
 
 
 cdef int _delete_span(KvState* s, Change* ch, KvSlice start, KvSlice end, bint keep_prev,
@@ -202,204 +232,8 @@ cdef int _do_delete(KvState* s, Change* ch, int64_t flags, const SpanCmd* span,
 
 
 # =================================================================================================
-# Range
+# Transactions: plan on the state before, then run
 # =================================================================================================
-
-cdef struct SortKey:
-    int64_t number
-    KvSlice value
-    void* owned
-    uint64_t index
-
-
-cdef inline int _compare_slices(KvSlice a, KvSlice b) noexcept nogil:
-    cdef size_t n = a.len if a.len < b.len else b.len
-    cdef int c = memcmp(a.ptr, b.ptr, n) if n else 0
-    if c:
-        return c
-    return 0 if a.len == b.len else (-1 if a.len < b.len else 1)
-
-
-cdef inline int _compare_sort(const SortKey* a, const SortKey* b, int64_t target) noexcept nogil:
-    if target == TARGET_VALUE:
-        return _compare_slices(a.value, b.value)
-    return 0 if a.number == b.number else (-1 if a.number < b.number else 1)
-
-
-cdef void _merge_sort(SortKey* a, SortKey* tmp, uint64_t n, int64_t target,
-                      int sign) noexcept nogil:
-    """Stable; sign -1 sorts descending."""
-    cdef uint64_t half = n // 2, i = 0, j = half, k = 0
-    if n < 2:
-        return
-    _merge_sort(a, tmp, half, target, sign)
-    _merge_sort(a + half, tmp, n - half, target, sign)
-    while i < half and j < n:
-        if sign * _compare_sort(&a[j], &a[i], target) < 0:
-            tmp[k] = a[j]
-            j += 1
-        else:
-            tmp[k] = a[i]
-            i += 1
-        k += 1
-    while i < half:
-        tmp[k] = a[i]
-        i += 1
-        k += 1
-    memcpy(a, tmp, k * sizeof(SortKey))
-
-
-cdef void _reverse(KvRow* rows, uint64_t n) noexcept nogil:
-    cdef uint64_t i
-    cdef KvRow tmp
-    for i in range(n // 2):
-        tmp = rows[i]
-        rows[i] = rows[n - 1 - i]
-        rows[n - 1 - i] = tmp
-
-
-cdef int _fill_keys(const KvReader* r, const RangeCmd* q, KvRows* rows, uint64_t first,
-                    SortKey* keys, uint64_t n) noexcept nogil:
-    cdef uint64_t i
-    cdef KvVersion* v
-    cdef int rc
-    for i in range(n):
-        v = &rows.rows[first + i].v
-        keys[i].index = i
-        keys[i].owned = NULL
-        if q.target == TARGET_VERSION:
-            keys[i].number = v.version
-        elif q.target == TARGET_CREATE:
-            keys[i].number = v.create
-        elif q.target == TARGET_MOD:
-            keys[i].number = v.mod
-        else:
-            rc = wal_value(r.wal, v.pos, rows.rows[first + i].key_len, v.len, &keys[i].value,
-                           &keys[i].owned)
-            if rc != KV_OK:
-                return rc
-    return KV_OK
-
-
-cdef int _sort(const KvReader* r, const RangeCmd* q, KvRows* rows, uint64_t first) noexcept nogil:
-    """Sorts the rows from `first` on by the target asked for."""
-    cdef uint64_t n = rows.n - first, i
-    cdef SortKey* keys
-    cdef KvRow* sorted_rows
-    cdef int rc = KV_NOMEM
-    if q.target == TARGET_KEY:
-        if q.order == ORDER_DESCEND:
-            _reverse(rows.rows + first, n)
-        return KV_OK
-    if n < 2:
-        return KV_OK
-    keys = <SortKey*>malloc(2 * n * sizeof(SortKey))
-    sorted_rows = <KvRow*>malloc(n * sizeof(KvRow))
-    if keys != NULL and sorted_rows != NULL:
-        memset(keys, 0, 2 * n * sizeof(SortKey))
-        rc = _fill_keys(r, q, rows, first, keys, n)
-        if rc == KV_OK:
-            _merge_sort(keys, keys + n, n, q.target, -1 if q.order == ORDER_DESCEND else 1)
-            for i in range(n):
-                sorted_rows[i] = rows.rows[first + keys[i].index]
-            memcpy(rows.rows + first, sorted_rows, n * sizeof(KvRow))
-        for i in range(n):
-            free(keys[i].owned)
-    free(keys)
-    free(sorted_rows)
-    return rc
-
-
-cdef inline bint _passes(const RangeCmd* q, const KvVersion* v) noexcept nogil:
-    return ((q.min_mod == 0 or v.mod >= q.min_mod) and (q.max_mod == 0 or v.mod <= q.max_mod)
-            and (q.min_create == 0 or v.create >= q.min_create)
-            and (q.max_create == 0 or v.create <= q.max_create))
-
-
-cdef int _range_one(const KvReader* r, const RangeCmd* q, KvSlice key, int64_t at,
-                    KvResult* out, KvResp* a) noexcept nogil:
-    cdef KvVersion v
-    cdef int rc = bt_find_at(&r.view, key, at, &v)
-    if rc == KV_NOTFOUND:
-        return KV_OK
-    if rc != KV_OK:
-        return rc
-    a.count = 1
-    if q.flags & FLAG_COUNT_ONLY or not _passes(q, &v):
-        return KV_OK
-    return rows_push(&out.rows, &v, key)
-
-
-cdef int _range_span(const KvReader* r, const RangeCmd* q, KvSlice start, KvSlice end, int64_t at,
-                     KvResult* out, KvResp* a) noexcept nogil:
-    """etcd's order: fetch in key order, filter, sort, cut."""
-    cdef bint counted = at == 0              # the inner nodes know it
-    cdef bint filtered = q.min_mod != 0 or q.max_mod != 0 or q.min_create != 0 or q.max_create != 0
-    cdef bint sorted_whole = (q.order != ORDER_NONE and
-                              not (q.target == TARGET_KEY and q.order != ORDER_DESCEND))
-    cdef BtFilter f
-    cdef uint64_t seen = 0, fetch = 0, got
-    cdef int rc
-    if q.flags & FLAG_COUNT_ONLY:
-        if counted:
-            a.count = bt_count(&r.view, start, end)
-            return KV_OK
-        rc = bt_scan(&r.view, start, end, at, NULL, 0, True, NULL, &seen)
-        a.count = seen
-        return rc
-    f.min_mod = q.min_mod
-    f.max_mod = q.max_mod
-    f.min_create = q.min_create
-    f.max_create = q.max_create
-    if q.limit > 0 and not sorted_whole:
-        fetch = <uint64_t>q.limit + 1
-    elif counted and not filtered:
-        a.count = bt_count(&r.view, start, end)
-        rc = rows_grow(&out.rows, a.count, <uint64_t>a.count * KEY_BYTES_GUESS)
-        if rc != KV_OK:
-            return rc
-    rc = bt_scan(&r.view, start, end, at, &f if filtered else NULL, fetch, not counted, &out.rows,
-                 &seen)
-    if rc != KV_OK:
-        return rc
-    a.count = bt_count(&r.view, start, end) if counted and fetch else seen
-    if q.order != ORDER_NONE or q.target != TARGET_KEY:
-        rc = _sort(r, q, &out.rows, a.row_start)
-        if rc != KV_OK:
-            return rc
-    got = out.rows.n - a.row_start
-    if q.limit > 0 and got > <uint64_t>q.limit:
-        a.more = True
-        out.rows.n = a.row_start + q.limit
-    return KV_OK
-
-
-cdef int state_range(const KvReader* r, const RangeCmd* q, KvResult* out) noexcept nogil:
-    cdef KvSlice start, end
-    cdef int64_t at = q.revision if q.revision > 0 else 0
-    cdef int64_t i
-    cdef KvResp a
-    cdef int rc
-    if at > r.shown_revision:
-        return KV_FUTURE_REV
-    if at and at < r.compact_revision:
-        out.detail = r.compact_revision
-        return KV_COMPACTED
-    if at >= r.revision:
-        at = 0
-    i = result_add(out, CMD_RANGE, <uint8_t>q.flags)
-    if i < 0:
-        return KV_NOMEM
-    a = out.resps[i]
-    a.revision = r.shown_revision
-    if span_bounds(&q.span, &start, &end):
-        rc = _range_one(r, q, start, at, out, &a)
-    else:
-        rc = _range_span(r, q, start, end, at, out, &a)
-    a.row_n = out.rows.n - a.row_start
-    out.resps[i] = a
-    return rc
-
 
 cdef int _do_range(KvState* s, Change* ch, const RangeCmd* q, KvResult* out) noexcept nogil:
     """A range inside a transaction: it sees what the transaction wrote so far."""
@@ -411,16 +245,12 @@ cdef int _do_range(KvState* s, Change* ch, const RangeCmd* q, KvResult* out) noe
     if ch.sub:
         r.revision = ch.rev
         r.shown_revision = ch.rev
-    rc = state_range(&r, q, out)
+    rc = answer_range(&r, q, out)
     if rc == KV_CORRUPT or rc == KV_IO:      # sorting by values one of which cannot be read:
         out.unreadable = rc                  # the answer fails, what was changed before stays
         return KV_OK
     return rc
 
-
-# =================================================================================================
-# Transactions: plan on the state before, then run
-# =================================================================================================
 
 cdef int _holds_for(KvState* s, const CompareCmd* c, KvSlice key, const KvVersion* v,
                     bint* holds) noexcept nogil:
@@ -436,7 +266,7 @@ cdef int _holds_for(KvState* s, const CompareCmd* c, KvSlice key, const KvVersio
         rc = wal_value(s.wal, v.pos, <uint32_t>key.len, v.len, &value, &owned)
         if rc != KV_OK:
             return rc
-        order = _compare_slices(value, c.value)
+        order = compare_slices(value, c.value)
         free(owned)
     else:
         if v != NULL:
@@ -631,6 +461,57 @@ cdef int state_read_txn(KvState* s, Cursor* c, KvResult* out) noexcept nogil:
 
 
 # =================================================================================================
+# Leases
+# =================================================================================================
+
+cdef int _do_lease_grant(KvState* s, int64_t lease, int64_t ttl, KvResult* out) noexcept nogil:
+    cdef int64_t at
+    cdef int rc = lt_grant(&s.leases, lease, ttl, s.now_ns)
+    if rc != KV_OK or out == NULL:
+        return rc
+    at = result_add(out, CMD_LEASE_GRANT, 0)
+    if at < 0:
+        return KV_NOMEM
+    out.resps[at].revision = s.revision
+    out.resps[at].count = lease
+    out.resps[at].ttl = ttl
+    return KV_OK
+
+
+cdef int _do_lease_revoke(KvState* s, Change* ch, int64_t id, KvResult* out) noexcept nogil:
+    """The lease and its keys, in their order, in one revision."""
+    cdef Lease* lease = lt_find(&s.leases, id)
+    cdef KvSlice* keys
+    cdef uint64_t n, i
+    cdef int64_t at, deleted = 0
+    cdef int rc = KV_OK
+    if lease == NULL:
+        return KV_LEASE_NOT_FOUND
+    n = lease.keys
+    keys = lt_keys(lease)
+    if keys == NULL:
+        return KV_NOMEM
+    for i in range(n):
+        rc = _delete_one(s, ch, keys[i], False, NULL, &deleted)
+        if rc != KV_OK:
+            break
+    free(keys)
+    if rc != KV_OK:
+        return rc
+    if <uint64_t>deleted != n:
+        return KV_BAD_COMMAND                # a key hangs on a lease that does not live
+    lt_remove(&s.leases, lease)
+    if out == NULL or out.brief:
+        return KV_OK
+    at = result_add(out, CMD_DELETE, 0)
+    if at < 0:
+        return KV_NOMEM
+    out.resps[at].count = deleted
+    out.resps[at].revision = ch.rev if ch.sub else ch.rev - 1
+    return KV_OK
+
+
+# =================================================================================================
 # Compaction and dispatch
 # =================================================================================================
 
@@ -648,6 +529,8 @@ cdef int _do_compact(KvState* s, int64_t revision, KvResult* out) noexcept nogil
         if rc != KV_OK:
             return rc
     s.compact_revision = revision
+    if s.hub != NULL:
+        hub_compacted(s.hub, s.revision)
     if out != NULL:
         at = result_add(out, CMD_COMPACT, 0)
         if at < 0:
@@ -661,7 +544,7 @@ cdef int state_apply(KvState* s, Cursor* c, const uint8_t* base, uint64_t pos,
     cdef Change ch
     cdef PutCmd put
     cdef SpanCmd span
-    cdef int64_t kind, flags
+    cdef int64_t kind, flags, lease
     cdef const uint8_t* start = c.p
     cdef Cursor whole = c[0]
     cdef int rc
@@ -689,6 +572,13 @@ cdef int state_apply(KvState* s, Cursor* c, const uint8_t* base, uint64_t pos,
     elif kind == CMD_COMPACT:
         flags = mp_int(c)
         rc = KV_BAD_COMMAND if c.bad else _do_compact(s, flags, out)
+    elif kind == CMD_LEASE_GRANT:
+        lease = mp_int(c)
+        flags = mp_int(c)
+        rc = KV_BAD_COMMAND if c.bad else _do_lease_grant(s, lease, flags, out)
+    elif kind == CMD_LEASE_REVOKE:
+        lease = mp_int(c)
+        rc = KV_BAD_COMMAND if c.bad else _do_lease_revoke(s, &ch, lease, out)
     else:
         rc = KV_BAD_COMMAND
     if not _is_soft(rc):
@@ -698,6 +588,8 @@ cdef int state_apply(KvState* s, Cursor* c, const uint8_t* base, uint64_t pos,
     s.applied_index += 1
     if ch.sub:
         s.revision = ch.rev
+        if s.hub != NULL:
+            hub_published(s.hub, ch.rev)
     if out != NULL:
         out.status = rc if rc != KV_OK else out.unreadable
         out.revision = s.revision

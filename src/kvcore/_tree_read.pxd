@@ -33,3 +33,14 @@ cdef int bt_dump(const BtView* w, KvSlice after, int64_t floor, uint64_t budget,
 # Stops at `cap`; *n says how many.
 cdef int bt_mods(const BtView* w, KvSlice start, KvSlice end, int64_t* out, uint64_t cap,
                  uint64_t* n) noexcept nogil
+# Every version and tombstone of [start, end) with from_rev <= mod <= upto_rev into `rows`, by (mod,
+# sub); deletions and puts as asked for.  Beyond `most` rows the newest are left out again, whole
+# revisions, and *covered says up to which revision the rows are all there is (upto_rev when nothing
+# was left out).  REQUIRES: from_rev >= floor_next.
+cdef int bt_history(const BtView* w, KvSlice start, KvSlice end, int64_t from_rev, int64_t upto_rev,
+                    bint puts, bint deletes, uint64_t most, KvRows* rows,
+                    int64_t* covered) noexcept nogil
+# Live keys that have a lease, keys ascending, from behind `after` on; stops and says *more once
+# `budget` rows are there.
+cdef int bt_leased(const BtView* w, KvSlice after, uint64_t budget, KvRows* rows,
+                   bint* more) noexcept nogil

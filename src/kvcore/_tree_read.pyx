@@ -12,17 +12,19 @@ Ownership: nothing is kept; results go into the caller's memory.  May not know: 
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcpy
 
 from kvcore._native cimport (
     KV_NOMEM, KV_NOTFOUND, KV_OK, KvRow, KvSlice, KvVersion, kv_prefetch, kv_row_set_key,
 )
 from kvcore._node cimport (
-    ChainRec, LeafRec, Node, chain_version, inner_children, inner_counts, inner_search,
+    ChainRec, LeafRec, Node, chain_version, has_ext, inner_children, inner_counts, inner_search,
     is_alive, key_len_at, key_write, leaf_find, leaf_heap, leaf_metas, leaf_mods, leaf_recs,
     leaf_search, leaf_version, node_at, node_heads, prefetch_node,
 )
-from kvcore._rows cimport KvRows, rows_grow, rows_reserve
+from kvcore._rows cimport (KvRows, rows_free, rows_grow, rows_init, rows_key, rows_push,
+                           rows_reserve)
 from kvcore._slab cimport slab_at
 from kvcore._tree cimport BT_MAX_DEPTH, BtFilter, BtView
 
@@ -436,3 +438,124 @@ cdef int bt_mods(const BtView* w, KvSlice start, KvSlice end, int64_t* out, uint
             break
     n[0] = m
     return KV_OK
+
+
+# ---- history: what happened between two revisions ----------------------------------------------
+
+cdef int compare_mods(const void* a, const void* b) noexcept nogil:
+    cdef int64_t x = (<const int64_t*>a)[0], y = (<const int64_t*>b)[0]
+    return (x > y) - (x < y)
+
+
+cdef int compare_changes(const void* a, const void* b) noexcept nogil:
+    cdef const KvVersion* x = &(<const KvRow*>a).v
+    cdef const KvVersion* y = &(<const KvRow*>b).v
+    if x.mod != y.mod:
+        return -1 if x.mod < y.mod else 1
+    return (x.sub > y.sub) - (x.sub < y.sub)
+
+
+cdef int keep_oldest(KvRows* rows, uint64_t most, int64_t* bound) noexcept nogil:
+    """Drops the newest rows so that about `most` are left, the last revision whole; `bound` is that
+    revision."""
+    cdef int64_t* mods = <int64_t*>malloc(rows.n * 8 + 1)
+    cdef KvRows kept
+    cdef uint64_t i
+    cdef int rc = KV_OK
+    if mods == NULL:
+        return KV_NOMEM
+    for i in range(rows.n):
+        mods[i] = rows.rows[i].v.mod
+    qsort(mods, rows.n, 8, compare_mods)
+    bound[0] = mods[most - 1]
+    free(mods)
+    rows_init(&kept)
+    for i in range(rows.n):
+        if rows.rows[i].v.mod <= bound[0] and rc == KV_OK:
+            rc = rows_push(&kept, &rows.rows[i].v, rows_key(rows, i))
+    rows_free(rows)
+    rows[0] = kept
+    return rc
+
+
+cdef int history_entry(const BtView* w, const Node* leaf, uint32_t i, int64_t from_rev,
+                       int64_t upto_rev, bint puts, bint deletes, KvRows* rows) noexcept nogil:
+    """What entry i says about the revisions asked for, newest first."""
+    cdef KvVersion v
+    cdef uint32_t slot = leaf_recs(leaf)[i].older
+    cdef const ChainRec* r
+    leaf_version(leaf, i, &v)
+    while v.mod >= from_rev:
+        if v.mod <= upto_rev and (puts if v.version else deletes):
+            if emit(w, leaf, i, &v, rows) != KV_OK:
+                return KV_NOMEM
+        if v.mod <= w.floor_next or slot == 0:
+            break
+        r = <const ChainRec*>slab_at(w.slab, slot)
+        chain_version(r, &v)
+        slot = r.older
+    return KV_OK
+
+
+cdef int bt_history(const BtView* w, KvSlice start, KvSlice end, int64_t from_rev, int64_t upto_rev,
+                    bint puts, bint deletes, uint64_t most, KvRows* rows,
+                    int64_t* covered) noexcept nogil:
+    cdef Walk k
+    cdef const Node* leaf
+    cdef const int64_t* mods
+    cdef uint64_t full = 2 * most
+    cdef uint32_t i
+    cdef uint32_t stop
+    cdef bint last = False
+    covered[0] = upto_rev
+    if w.root == 0:
+        return KV_OK
+    walk_seek(w, &k, start)
+    while True:
+        fetch_ahead(w, &k)
+        leaf = k.node[k.last]
+        mods = leaf_mods(leaf)
+        stop = leaf_end(w, leaf, end, &last)
+        for i in range(k.at[k.last], stop):
+            if mods[i] < from_rev:
+                continue
+            if history_entry(w, leaf, i, from_rev, covered[0], puts, deletes, rows) != KV_OK:
+                return KV_NOMEM
+        if rows.n >= full:
+            if keep_oldest(rows, most, covered) != KV_OK:
+                return KV_NOMEM
+            if rows.n >= full // 2:          # one revision may be larger than what was asked for
+                full = 2 * rows.n
+        if last or not walk_next(w, &k):
+            break
+    qsort(rows.rows, rows.n, sizeof(KvRow), compare_changes)
+    return KV_OK
+
+
+cdef int bt_leased(const BtView* w, KvSlice after, uint64_t budget, KvRows* rows,
+                   bint* more) noexcept nogil:
+    cdef Walk k
+    cdef const Node* leaf
+    cdef KvVersion v
+    cdef uint32_t i
+    cdef bint found
+    more[0] = False
+    if w.root == 0:
+        return KV_OK
+    walk_seek(w, &k, after)
+    if after.len:
+        leaf_search(w.slab, k.node[k.last], after, &found)
+        k.at[k.last] += found
+    while True:
+        leaf = k.node[k.last]
+        for i in range(k.at[k.last], leaf.n if has_ext(leaf) else 0):
+            leaf_version(leaf, i, &v)
+            if v.version == 0 or v.lease == 0:
+                continue
+            if rows.n >= budget:
+                more[0] = True
+                return KV_OK
+            if emit(w, leaf, i, &v, rows) != KV_OK:
+                return KV_NOMEM
+        if not walk_next(w, &k):
+            return KV_OK

@@ -11,10 +11,13 @@
     │   ├── KeyNotFoundError       key not found (ignore_value, ignore_lease)
     │   ├── ValueProvidedError     value is provided (with ignore_value)
     │   ├── LeaseProvidedError     lease is provided (with ignore_lease)
-    │   └── InvalidSortError       invalid sort option
+    │   ├── InvalidSortError       invalid sort option
+    │   ├── EmptyRangeError        watcher range is empty
+    │   └── LeaseTTLTooLargeError  too large lease TTL
     ├── CompactedError             required revision has been compacted
     ├── FutureRevisionError        required revision is a future revision
     ├── LeaseNotFoundError         requested lease not found
+    ├── LeaseExistsError           lease already exists
     ├── NoSpaceError               database space exceeded
     ├── ClosedError                verb on a closed object
     ├── ForkedError                used in a child of the process that opened it
@@ -34,9 +37,10 @@ from __future__ import annotations
 import os
 
 __all__ = [
-    "ClosedError", "CompactedError", "CorruptError", "DuplicateKeyError", "EmptyKeyError", "Error",
-    "ForkedError", "FutureRevisionError", "InvalidArgument", "InvalidSortError", "KeyNotFoundError",
-    "KeyTooLargeError", "LeaseNotFoundError", "LeaseProvidedError", "LockedError",
+    "ClosedError", "CompactedError", "CorruptError", "DuplicateKeyError", "EmptyKeyError",
+    "EmptyRangeError", "Error", "ForkedError", "FutureRevisionError", "InvalidArgument",
+    "InvalidSortError", "KeyNotFoundError", "KeyTooLargeError", "LeaseExistsError",
+    "LeaseNotFoundError", "LeaseProvidedError", "LeaseTTLTooLargeError", "LockedError",
     "NewerFormatError", "NoSpaceError", "OutOfMemoryError", "OutcomeUnknownError", "PoisonedError",
     "RequestTooLargeError", "StorageError", "TooManyOpsError", "ValueProvidedError",
 ]
@@ -111,6 +115,18 @@ class InvalidSortError(InvalidArgument):
     message = "etcdserver: invalid sort option"
 
 
+class EmptyRangeError(InvalidArgument):
+    """A watch on a range whose end does not come behind its start."""
+
+    message = "mvcc: watcher range is empty"
+
+
+class LeaseTTLTooLargeError(InvalidArgument):
+    """A lease of more than 9,000,000,000 seconds."""
+
+    message = "etcdserver: too large lease TTL"
+
+
 class CompactedError(Error):
     """The revision asked for is older than the compacted one (`compact_revision`)."""
 
@@ -131,6 +147,12 @@ class LeaseNotFoundError(Error):
     """The lease does not exist (any more)."""
 
     message = "etcdserver: requested lease not found"
+
+
+class LeaseExistsError(Error):
+    """The id asked for is that of a living lease."""
+
+    message = "etcdserver: lease already exists"
 
 
 class NoSpaceError(Error):
@@ -237,6 +259,7 @@ BY_STATUS: dict[int, type[Error]] = {
     -20: NoSpaceError,
     -21: InvalidArgument,
     -22: KeyTooLargeError,
+    -23: LeaseExistsError,
 }
 
 

@@ -17,14 +17,16 @@ from types import TracebackType
 from typing import Any
 
 from kvcore._engine import Engine
+from kvcore._operation import LeaseGrant
 from kvcore.errors import ClosedError
+from kvcore.lease import Lease
 from kvcore.types import HashResult, Status
 
 __all__ = ["Store", "open"]
 
 
 class Store(Engine):
-    """A durable, watchable-to-be, versioned key-value store; made by kvcore.open().
+    """A durable, watchable, versioned key-value store; made by kvcore.open().
 
     Keys and values are bytes. Every change takes a revision; reads may name one.
 
@@ -53,6 +55,28 @@ class Store(Engine):
             s.pop(unused)
         fill = entries / (leaves * s["order"]) if leaves else 0.0
         return Status(path=self.log_path, sync=self._sync_mode, fill=fill, format=1, **s)
+
+    def lease(self, ttl: int, id: int = 0) -> Lease:
+        """Grant a lease: keys put with its id are deleted when it ends.
+
+        Args: ttl: seconds, raised to min_lease_ttl; id: 0 for a random one.
+        Errors: LeaseExistsError, LeaseTTLTooLargeError (above 9,000,000,000 s).
+        Cost: as put. Source: etcd LeaseGrant. A reopen begins every lease's full TTL again: it
+        may live longer, never shorter.
+
+        >>> import kvcore
+        >>> kvcore.open().lease(30, id=7)
+        <kvcore.Lease 0x7>
+        """
+        return Lease(self, self._call(LeaseGrant(ttl, id)).id)
+
+    def leases(self) -> list[Lease]:
+        """All leases, soonest expiry first."""
+        return [Lease(self, id) for id in self._lease_ids()]
+
+    def lease_of(self, id: int) -> Lease:
+        """A handle of the lease with this id, whether it lives or not."""
+        return Lease(self, id)
 
     def hash(self, revision: int = 0) -> HashResult:
         """CRC-32C over all changes up to `revision` (0: now), equal to etcd's HashKV.
@@ -131,6 +155,10 @@ def open(path: str | os.PathLike[str] | None = None, **options: Any) -> Store:
         maintenance: run background work in a thread (True); else call step().
         replay_target: seconds of replay an open may cost before a checkpoint is taken (0.3; 0:
             never).
+        watch_capacity: events kept for watches that are a little behind, at least 100 (100,000,
+            48 bytes each); who is further behind reads the index.
+        progress_interval: seconds between the progress notes of watches that want them (600).
+        min_lease_ttl: shorter leases are granted this many seconds (2).
         clock, io: tables of the outside world, for tests.
 
     Returns: a Store.

@@ -63,6 +63,15 @@ class Status:
     syncs: int
     poisoned: bool
     """Whether the log failed; then nothing is written any more."""
+    leases: int
+    leased_keys: int
+    watchers: int
+    watch_events: int
+    """Events since the open that somebody watched."""
+    watch_bytes: int
+    """Memory of the watch ring and its index."""
+    watchers_behind: int
+    """Times a watch had to go back to history."""
     background_status: int
     """First failure of background work (a native status); 0: none."""
     fill: float

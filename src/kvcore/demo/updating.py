@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Updates leases and pods as controllers and kubelets do: read, change, write if unchanged.
 
-Twice: paced at 12,000 writes a second, with latencies counted from the moment at which a write was
-due (an open loop: a stall delays the writes behind it, and counts), and as fast as it goes.
+Three times: paced at 12,000 writes a second, with latencies counted from the moment at which a
+write was due (an open loop: a stall delays the writes behind it, and counts); the same with 1,000
+watchers (watching.py); and as fast as it goes.
 Then history: old versions are still there, until the store is compacted.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 
 import kvcore
 from kvcore.demo.measure import Report, Samples, Ui
+from kvcore.demo.watching import watch
 from kvcore.demo.workload import Workload
 
 RATE = 12_000                # writes per second
@@ -77,10 +79,11 @@ class Updater:
 
 def update(db: kvcore.Store, workload: Workload, count: int, seconds: float, report: Report,
            ui: Ui) -> dict[int, int]:
-    """Both runs of updates, then compaction; returns how often each object was updated."""
+    """All runs of updates, then compaction; returns how often each object was updated."""
     updater = Updater(db, workload, count)
     created = db.revision
     _paced(updater, seconds, report, ui)
+    watch(db, updater, workload, count, seconds, report, ui)
     _flat_out(updater, seconds, report, ui)
     report.equal("updates refused although nobody else wrote", updater.refused, 0)
     report.equal("revisions given to updates", db.revision - created, sum(updater.turns.values()))

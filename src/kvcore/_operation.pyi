@@ -102,3 +102,14 @@ class Txn:
         success: Iterable[Put | Range | Delete | Txn] = (),
         failure: Iterable[Put | Range | Delete | Txn] = (),
     ) -> None: ...
+
+@final
+class LeaseGrant:
+    ttl: int
+    id: int
+    def __init__(self, ttl: int, id: int = 0) -> None: ...
+
+@final
+class LeaseRevoke:
+    id: int
+    def __init__(self, id: int) -> None: ...

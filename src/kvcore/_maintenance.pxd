@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Background work: checkpoints, sweeps, expiry, progress.  See docs/concurrency.md."""
+
+from libc.stdint cimport uint64_t
+
+from kvcore._commit cimport Commit
+
+# One bounded piece of background work; True when there is more.
+cdef bint maint_step(Commit* c, uint64_t now_ns, uint64_t budget) noexcept nogil
+cdef int maint_checkpoint(Commit* c) noexcept nogil      # writes one now, whole
+cdef int maint_start(Commit* c) noexcept nogil           # the thread
+cdef void maint_wake(Commit* c) noexcept nogil
+cdef void maint_stop(Commit* c) noexcept nogil           # this thread and the native committer

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store as it was."""
+
+from libc.stdint cimport int64_t
+
+from kvcore._btree cimport BtSnapshot
+from kvcore._engine cimport Engine
+from kvcore._range cimport KvReader
+
+
+cdef class Snapshot:
+    cdef Engine engine
+    cdef BtSnapshot* snap
+    cdef int pins                # reads under way; guarded by the engine's lock
+    cdef bint dropped            # release() was called
+    cdef readonly int64_t revision
+    cdef int64_t compact_revision
+    cdef int _pin(self, KvReader* r) except -1
+    cdef void _unpin(self) noexcept
