@@ -47,6 +47,7 @@ MODULES = {
     "kvcore._maintenance": [],
     "kvcore._lease": [],
     "kvcore._watch": [],
+    "kvcore._watch_cache": [],
     "kvcore._watch_await": [],
     "kvcore._future": [],
     "kvcore._startup": [],

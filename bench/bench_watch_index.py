@@ -21,7 +21,8 @@ PUTS = 50_000 if REAL else 200
 
 def test_distinct_keys(benchmark) -> None:
     """Opens them, writes among them, and closes them all at once."""
-    picks = [random.Random(1).randrange(WATCHERS) for _ in range(PUTS)]
+    rng = random.Random(1)
+    picks = [rng.randrange(WATCHERS) for _ in range(PUTS)]
     info = benchmark.extra_info
 
     def run() -> None:

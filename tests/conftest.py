@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stores for tests, Hypothesis profiles, and the counts printed at the end of a session.
 
-Every store made by a factory here is checked (`_check()`) and closed after its test.
+Every store made by a factory here is checked (`_check()`) and closed after its test. Every watch of
+every store, also of those opened elsewhere, is recorded; what it delivered is checked at the end.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import tempfile
@@ -16,6 +18,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import watch_checker
 
 import kvcore
 
@@ -69,7 +72,16 @@ def ram_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def opened(ram_dir: Path) -> Iterator[Stores]:
+def recording(counts: Counter[str]) -> Iterator[watch_checker.Recording]:
+    """What the watches of this test deliver; autouse, so that none escapes its check."""
+    recorded = watch_checker.Recording()
+    with recorded.patched():
+        yield recorded
+    recorded.finish(counts)
+
+
+@pytest.fixture(autouse=True)
+def opened(ram_dir: Path, recording: watch_checker.Recording) -> Iterator[Stores]:
     """The factory of this test's stores; autouse, so that none escapes its check.
 
     It needs ram_dir so that the stores are closed before their directory is removed.
@@ -77,6 +89,14 @@ def opened(ram_dir: Path) -> Iterator[Stores]:
     stores = Stores()
     yield stores
     stores.finish()
+
+
+@pytest.fixture
+def nothing_hangs() -> Iterator[None]:
+    """A hang ends the run, with the stack of every thread."""
+    faulthandler.dump_traceback_later(120, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(params=["memory", "durable"])

@@ -13,7 +13,7 @@ from collections import Counter
 import hypothesis
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-MACHINES = 16  # calls of run() in a session: what a soak divides its time by
+MACHINES = 20  # calls of run() in a session: what a soak divides its time by
 STEPS = Counter[str]()
 
 

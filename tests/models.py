@@ -162,6 +162,8 @@ def plain(answer: Any) -> Any:
         return ("put", answer.revision, plain(answer.prev))
     if hasattr(answer, "hash"):
         return ("hash", answer.hash, answer.compact_revision, answer.revision)
+    if hasattr(answer, "ttl"):
+        return ("grant", answer.id, answer.ttl, answer.revision)
     return (answer.key, answer.value, answer.create_revision, answer.mod_revision, answer.version,
             answer.lease)
 

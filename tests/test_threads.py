@@ -4,40 +4,20 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from together import run_all
 
 import kvcore
 from kvcore import Compact, Compare, Delete, Get, Put, Txn
 
 Opener = Callable[..., kvcore.Store]
 SMALL = {"segment_bytes": 65536, "max_request_bytes": 16384, "order": 4}
-
-
-@pytest.fixture(autouse=True)
-def nothing_hangs() -> Iterator[None]:
-    """A hang ends the run, with the stack of every thread."""
-    faulthandler.dump_traceback_later(120, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
-
-
-def run_all(*jobs: Callable[[], Any]) -> list[Any]:
-    """Runs the jobs at the same time; their results, or the first one's exception."""
-    barrier = threading.Barrier(len(jobs))
-
-    def started(job: Callable[[], Any]) -> Any:
-        barrier.wait()
-        return job()
-
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        return [future.result() for future in [pool.submit(started, job) for job in jobs]]
+pytestmark = pytest.mark.usefixtures("nothing_hangs")
 
 
 # --- writers, readers, compaction, snapshots ---------------------------------------------------

@@ -5,6 +5,7 @@
     _operation  Put, Get, Range, Delete, Txn, Compact, Compare, LeaseGrant, LeaseRevoke
     _result   what comes back: KeyValue, RangeResult, PutResult, DeleteResult, TxnResult, ...
     _watch    Watch;  _event: Event, WatchResponse, EventBatch;  lease: Lease
+    _watch_cache  WatchCache: the recent events of one resource, for watchers that resume
     _btree    BTreeIndex, the MVCC index alone;  _record_log: Wal, the log alone
     errors    every exception, below Error
 
@@ -30,6 +31,7 @@ from kvcore._record_log import WriteAheadLog as Wal
 from kvcore._result import DeleteResult, GrantResult, KeyValue, PutResult, RangeResult, TxnResult
 from kvcore._snapshot import Snapshot
 from kvcore._watch import Watch
+from kvcore._watch_cache import CachedEvent, WatchCache, WatchCacheStats
 from kvcore.errors import (
     ClosedError,
     CompactedError,
@@ -66,14 +68,15 @@ from kvcore.types import HashResult, Status
 __version__ = "0.1.0"
 
 __all__ = [
-    "BTreeIndex", "ClosedError", "Compact", "CompactedError", "Compare", "CorruptError", "Delete",
-    "DeleteResult", "DuplicateKeyError", "EmptyKeyError", "EmptyRangeError", "Error", "Event",
-    "EventBatch", "ForkedError", "Future", "FutureRevisionError", "Get", "GrantResult",
-    "HashResult", "InvalidArgument", "InvalidSortError", "KeyNotFoundError", "KeyTooLargeError",
-    "KeyValue", "Lease", "LeaseExistsError", "LeaseGrant", "LeaseNotFoundError",
-    "LeaseProvidedError", "LeaseRevoke", "LeaseTTLTooLargeError", "LockedError", "NewerFormatError",
-    "NoSpaceError", "OutOfMemoryError", "OutcomeUnknownError", "PoisonedError", "Put", "PutResult",
-    "Range", "RangeResult", "RequestTooLargeError", "Snapshot", "Status", "StorageError", "Store",
-    "TooManyOpsError", "Txn", "TxnResult", "ValueProvidedError", "Wal", "Watch", "WatchResponse",
-    "open", "prefix_end",
+    "BTreeIndex", "CachedEvent", "ClosedError", "Compact", "CompactedError", "Compare",
+    "CorruptError", "Delete", "DeleteResult", "DuplicateKeyError", "EmptyKeyError",
+    "EmptyRangeError", "Error", "Event", "EventBatch", "ForkedError", "Future",
+    "FutureRevisionError", "Get", "GrantResult", "HashResult", "InvalidArgument",
+    "InvalidSortError", "KeyNotFoundError", "KeyTooLargeError", "KeyValue", "Lease",
+    "LeaseExistsError", "LeaseGrant", "LeaseNotFoundError", "LeaseProvidedError", "LeaseRevoke",
+    "LeaseTTLTooLargeError", "LockedError", "NewerFormatError", "NoSpaceError", "OutOfMemoryError",
+    "OutcomeUnknownError", "PoisonedError", "Put", "PutResult", "Range", "RangeResult",
+    "RequestTooLargeError", "Snapshot", "Status", "StorageError", "Store", "TooManyOpsError", "Txn",
+    "TxnResult", "ValueProvidedError", "Wal", "Watch", "WatchCache", "WatchCacheStats",
+    "WatchResponse", "open", "prefix_end",
 ]

@@ -79,6 +79,7 @@ cdef enum:
     PAGE_ROWS = 100              # a cut list of as many rows is a page: others will follow
     BATCH_BYTES = 4 << 20        # a sync carries up to this much
     MANY_CHUNK = 256
+    MAX_WATCH_CAPACITY = 1 << 30
 
 cdef dict _SYNC_MODES = {"always": SYNC_ALWAYS, "interval": SYNC_INTERVAL, "off": SYNC_OFF}
 
@@ -144,6 +145,9 @@ cdef class Engine:
             raise ValueError(f"max_txn_ops must be in 1..65535, got {max_txn_ops}")
         if watch_capacity < RING_MIN_CAPACITY:
             raise ValueError(f"watch cache capacity must be at least {RING_MIN_CAPACITY}, "
+                             f"got {watch_capacity}")
+        if watch_capacity > MAX_WATCH_CAPACITY:
+            raise ValueError(f"watch cache capacity must be at most {MAX_WATCH_CAPACITY}, "
                              f"got {watch_capacity}")
         if not 0 < progress_interval < 1e9:
             raise ValueError("progress_interval is in seconds, more than 0")

@@ -40,6 +40,9 @@ cdef class Event:
     def __init__(self):
         raise TypeError("Event objects come from a watch")
 
+    def __reduce__(self):
+        raise TypeError("Event objects cannot be pickled; take keys, values and revisions")
+
     @property
     def type(self):
         """"PUT" or "DELETE"."""
@@ -115,6 +118,9 @@ cdef class WatchResponse:
     def __init__(self):
         raise TypeError("WatchResponse objects come from a watch")
 
+    def __reduce__(self):
+        raise TypeError("WatchResponse objects cannot be pickled; take keys, values and revisions")
+
     @property
     def is_progress(self):
         """Whether it only says how far the watch is."""
@@ -150,6 +156,9 @@ cdef class EventBatch:
 
     def __init__(self):
         raise TypeError("EventBatch objects come from a watch")
+
+    def __reduce__(self):
+        raise TypeError("EventBatch objects cannot be pickled; take keys, values and revisions")
 
     def __dealloc__(self):
         free(self.recs)

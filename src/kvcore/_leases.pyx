@@ -28,12 +28,12 @@ cdef enum:
     FIRST_SLOTS = 16
 
 cdef uint64_t NS = 1000000000
-cdef uint64_t FAR = <uint64_t>1 << 62    # as far ahead as an expiry is counted: 146 years
 
 
 cdef inline uint64_t _end_of(int64_t ttl, uint64_t now_ns) noexcept nogil:
-    if <uint64_t>ttl >= FAR // NS:
-        return now_ns + FAR
+    """Saturates: never is late enough."""
+    if <uint64_t>ttl > (<uint64_t>-1 - now_ns) // NS:
+        return <uint64_t>-1
     return now_ns + <uint64_t>ttl * NS
 
 
@@ -365,13 +365,16 @@ cdef void lt_restart(LeaseTable* t, uint64_t now_ns) noexcept nogil:
 
 # ---- lists ---------------------------------------------------------------------------------------
 
-cdef int _compare_leases(const void* pa, const void* pb) noexcept nogil:
-    """By the number in front (an expiry), then by id."""
-    cdef const int64_t* a = <const int64_t*>pa
-    cdef const int64_t* b = <const int64_t*>pb
-    if a[0] != b[0]:
-        return -1 if a[0] < b[0] else 1
-    return 0 if a[1] == b[1] else (-1 if a[1] < b[1] else 1)
+cdef int _compare_ids(const void* a, const void* b) noexcept nogil:
+    cdef int64_t x = (<const int64_t*>a)[0], y = (<const int64_t*>b)[0]
+    return (x > y) - (x < y)
+
+
+cdef int _compare_expiries(const void* a, const void* b) noexcept nogil:
+    cdef uint64_t x = (<const uint64_t*>a)[0], y = (<const uint64_t*>b)[0]
+    if x != y:
+        return -1 if x < y else 1
+    return _compare_ids(<const int64_t*>a + 1, <const int64_t*>b + 1)
 
 
 cdef int64_t* _pairs(const LeaseTable* t, bint by_expiry) noexcept nogil:
@@ -388,7 +391,7 @@ cdef int64_t* _pairs(const LeaseTable* t, bint by_expiry) noexcept nogil:
             out[2 * n + 1] = x.id if by_expiry else x.ttl
             n += 1
             x = x.hash_next
-    qsort(out, n, 16, _compare_leases)
+    qsort(out, n, 16, _compare_expiries if by_expiry else _compare_ids)
     return out
 
 

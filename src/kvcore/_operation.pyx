@@ -103,7 +103,7 @@ cdef int encode_txn(KvBuf* b, const Limits* lim, object compare, object success,
 cdef int _encode_grant(KvBuf* b, const Limits* lim, LeaseGrant op) except -1:
     """The id is decided here, so that a replay grants the same."""
     cdef int64_t lease = op.id
-    if op.ttl > MAX_LEASE_TTL:
+    if op.ttl > <int64_t>MAX_LEASE_TTL:
         raise LeaseTTLTooLargeError()
     while lease == 0:
         lease = <int64_t>(kv_random_u64() >> 1)

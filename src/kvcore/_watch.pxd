@@ -19,6 +19,7 @@ cdef class Watch:
     cdef EventCache cache
     cdef int fork_generation
     cdef bint prev_kv
+    cdef int64_t begins          # the first revision it is about
     cdef readonly bytes key
     cdef readonly bytes end      # None: one key; b"\0": no upper bound
     cdef bytes _after            # the first key behind a single one
@@ -36,16 +37,16 @@ cdef class Watch:
     cdef int64_t history_upto
     cdef int _alive(self) except -1
     cdef int _lock(self) except -1
-    cdef int _look(self, uint64_t limit, Taken* out, bint* from_history) noexcept nogil
+    cdef int _look(self, uint64_t limit, Taken* out, bint with_gil) noexcept nogil
     cdef void _take_history(self, uint64_t limit, Taken* out) noexcept nogil
-    cdef int _pass(self) noexcept nogil
-    cdef int _wait(self, uint64_t limit, uint64_t ns, Taken* out,
-                   bint* from_history) noexcept nogil
+    cdef int _pass(self, uint64_t limit) noexcept nogil
+    cdef int _wait(self, uint64_t limit, uint64_t ns, Taken* out) noexcept nogil
     cdef int _install(self) except -1
-    cdef int _fetch(self, uint64_t limit, uint64_t ns, Taken* out, bint* from_history) except -2
+    cdef int _fetch(self, uint64_t limit, uint64_t ns, Taken* out) except -2
+    cdef void _done(self, Taken* t)
     cdef int _fail(self, int status) except -1
-    cdef object _response(self, Taken* t, bint from_history)
-    cdef object _batch(self, Taken* t, bint from_history)
+    cdef object _response(self, Taken* t)
+    cdef object _batch(self, Taken* t)
     cdef KvVersion* _before(self, Taken* t, Rows rows) except? NULL
     cdef int _find_before(self, const RingRecord* recs, const KvSlice* keys, uint64_t n,
                           KvVersion* found) except -1

@@ -17,10 +17,12 @@ Ownership: keeps its store alive; its Watcher leaves the hub when it is cancelle
 May not know: verbs, the engine.  Source of the behaviour: etcd's watch, without its stream.
 """
 
+from operator import index
 from threading import main_thread
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -59,6 +61,7 @@ cdef enum:
     LOOK_NOTHING = 1
     LOOK_PASS = 2                # history has to be read
     LOOK_CANCELLED = 3
+    LOOK_ROWS = 4                # rows of history are there: to be taken with the GIL
 
     PASS_MIN = 1024              # events a pass over history collects
     PASS_MAX = 16384
@@ -115,21 +118,23 @@ cdef class Watch:
 
     # --- under the lock, without the GIL ----------------------------------------------------------
 
-    cdef int _look(self, uint64_t limit, Taken* out, bint* from_history) noexcept nogil:
+    cdef int _look(self, uint64_t limit, Taken* out, bint with_gil) noexcept nogil:
         """What is there to deliver.  REQUIRES: lock"""
         cdef int rc
-        from_history[0] = False
         if self.c.closed:
             return KV_CLOSED
         if self.c.stopped:
             return self.c.stopped
+        if self.cancelled_:
+            return LOOK_CANCELLED
         if self.compacted:
             return KV_COMPACTED
         if self.w.group == NULL:
             return LOOK_CANCELLED
         if self.w.held_rows:
+            if not with_gil:
+                return LOOK_ROWS
             self._take_history(limit, out)
-            from_history[0] = True
             return LOOK_GOT if out.n else KV_NOMEM
         while not self.w.reading:
             rc = hub_take(&self.c.hub, &self.w, self.c.state.revision, limit, out)
@@ -157,6 +162,7 @@ cdef class Watch:
         cdef KvVersion* v
         out.n = 0
         out.progress = False
+        out.in_history = True
         memset(&rec, 0, sizeof(RingRecord))
         while i < rows.n:
             v = &rows.rows[i].v
@@ -179,12 +185,12 @@ cdef class Watch:
         out.bookmark = rec.mod if i < rows.n else self.history_upto
         self.w.next_rev = out.bookmark + 1
 
-    cdef int _pass(self) noexcept nogil:
+    cdef int _pass(self, uint64_t limit) noexcept nogil:
         """Reads a piece of history into `fresh`.  Holds the lock at entry and exit only."""
         cdef Commit* c = self.c
         cdef BtSnapshot* snap = bt_snapshot(&c.state.tree)
         cdef int64_t from_rev = self.w.next_rev, upto = self.w.join_rev
-        cdef uint64_t most = PASS_MIN
+        cdef uint64_t most = min(max(limit, <uint64_t>PASS_MIN), <uint64_t>PASS_MAX)
         cdef bint many = c.hub.held_rows < HELD_MAX
         cdef int rc
         if snap == NULL:
@@ -193,8 +199,8 @@ cdef class Watch:
         self.w.reading = True
         kv_mutex_unlock(&c.lock)
         if many:
-            most = min(max(bt_count(&snap.view, self.first, self.last) // PASS_SHARE,
-                           <uint64_t>PASS_MIN), <uint64_t>PASS_MAX)
+            most = min(max(bt_count(&snap.view, self.first, self.last) // PASS_SHARE, most),
+                       <uint64_t>PASS_MAX)
         rc = bt_history(&snap.view, self.first, self.last, from_rev, upto,
                         self.w.flags & WATCH_NO_PUT == 0, self.w.flags & WATCH_NO_DELETE == 0,
                         most, &self.fresh, &self.fresh_upto)
@@ -213,8 +219,7 @@ cdef class Watch:
             hub_rouse(&c.hub, &self.w)
         return rc
 
-    cdef int _wait(self, uint64_t limit, uint64_t ns, Taken* out,
-                   bint* from_history) noexcept nogil:
+    cdef int _wait(self, uint64_t limit, uint64_t ns, Taken* out) noexcept nogil:
         """Takes the lock, looks, reads history, waits up to ns (FOREVER: until there is news)."""
         cdef Commit* c = self.c
         cdef Waiter x
@@ -223,9 +228,9 @@ cdef class Watch:
         kv_cond_init(&cond)
         kv_mutex_lock(&c.lock)
         while True:
-            rc = self._look(limit, out, from_history)
+            rc = self._look(limit, out, False)
             if rc == LOOK_PASS:
-                rc = self._pass()
+                rc = self._pass(limit)
                 if rc == KV_OK and self.fresh.n == 0:
                     continue
                 rc = LOOK_PASS if rc == KV_OK else rc
@@ -290,38 +295,46 @@ cdef class Watch:
         kv_mutex_unlock(&self.c.lock)
         return 0
 
-    cdef int _fetch(self, uint64_t limit, uint64_t ns, Taken* out, bint* from_history) except -2:
-        """LOOK_GOT, or LOOK_NOTHING after ns; everything else is raised."""
+    cdef int _fetch(self, uint64_t limit, uint64_t ns, Taken* out) except -2:
+        """LOOK_GOT, or LOOK_NOTHING after ns; everything else is raised.
+
+        Rows of history are taken with the GIL, so that the reference to them is too, before
+        another reader puts the next pass in their place."""
         cdef int rc
-        if self.fork_generation == kv_fork_generation() and kv_mutex_trylock(&self.c.lock):
-            rc = self._look(limit, out, from_history)
-            kv_mutex_unlock(&self.c.lock)
-            if rc == LOOK_GOT or (rc == LOOK_NOTHING and ns == 0):
-                return rc
-            if rc != LOOK_PASS and rc != LOOK_NOTHING:
-                self._fail(rc)
-        self._alive()
         while True:
-            with nogil:
-                rc = self._wait(limit, ns, out, from_history)
+            self._lock()
+            rc = self._look(limit, out, True)
+            if rc == LOOK_GOT and out.in_history:
+                out.owner = <void*>self.history
+                Py_INCREF(self.history)
+            kv_mutex_unlock(&self.c.lock)
+            if rc == LOOK_PASS or (rc == LOOK_NOTHING and ns):
+                with nogil:
+                    rc = self._wait(limit, ns, out)
+            if rc == LOOK_GOT or rc == LOOK_NOTHING:
+                return rc
             if rc == LOOK_PASS:
                 self._install()
-                continue
-            if rc != LOOK_GOT and rc != LOOK_NOTHING:
+            elif rc != LOOK_ROWS:
                 self._fail(rc)
-            return rc
+
+    cdef void _done(self, Taken* t):
+        """What was taken is handed out, or lost to an error."""
+        cdef void* owner = t.owner
+        taken_free(t)
+        if owner != NULL:
+            Py_DECREF(<object>owner)
 
     cdef object _next_response(self):
         """The next response, or None when there is none yet."""
         cdef Taken t
-        cdef bint from_history = False
         memset(&t, 0, sizeof(Taken))
         try:
-            if self._fetch(1, 0, &t, &from_history) != LOOK_GOT:
+            if self._fetch(1, 0, &t) != LOOK_GOT:
                 return None
-            return self._response(&t, from_history)
+            return self._response(&t)
         finally:
-            taken_free(&t)
+            self._done(&t)
 
     cdef int _find_before(self, const RingRecord* recs, const KvSlice* keys, uint64_t n,
                           KvVersion* found) except -1:
@@ -385,11 +398,13 @@ cdef class Watch:
             self.w.join_rev = self.c.state.revision
             self.w.cursor = self.w.group.head
             self.w.held_rows = 0
+            hub_rouse(&self.c.hub, &self.w)
+            hub_wake(&self.c.hub, 2)
         kv_mutex_unlock(&self.c.lock)
 
-    cdef object _response(self, Taken* t, bint from_history):
+    cdef object _response(self, Taken* t):
         cdef KvVersion* before = NULL
-        cdef Rows rows = self.history if from_history else None
+        cdef Rows rows = <Rows>t.owner if t.owner != NULL else None
         cdef list events
         cdef uint64_t i
         if t.n == 0:
@@ -409,13 +424,13 @@ cdef class Watch:
         finally:
             free(before)
 
-    cdef object _batch(self, Taken* t, bint from_history):
+    cdef object _batch(self, Taken* t):
         """Takes over the records."""
         cdef EventBatch b
         try:
             b = EventBatch.__new__(EventBatch)
-            if from_history:
-                b.rows = self.history
+            if t.owner != NULL:
+                b.rows = <Rows>t.owner
             if self.prev_kv and t.n:
                 b.before = self._before(t, b.rows)
         except BaseException:
@@ -428,14 +443,14 @@ cdef class Watch:
         b.log = self.log
         b.cache = self.cache
         b.revision = t.bookmark
-        memset(t, 0, sizeof(Taken))
+        t.recs = NULL
+        t.seqs = NULL
         return b
 
     # --- Python face ------------------------------------------------------------------------------
 
     cdef object _get(self, uint64_t limit, object timeout, bint batch):
         cdef Taken t
-        cdef bint from_history = False
         cdef uint64_t ends = _deadline(timeout), left = 0, ns
         cdef bint signals = PyThread_get_thread_ident() == _main_thread
         cdef int rc
@@ -449,18 +464,17 @@ cdef class Watch:
                 ns = FOREVER if ends == FOREVER else left
                 if signals and ns > SLICE_NS:
                     ns = SLICE_NS
-                rc = self._fetch(limit, ns, &t, &from_history)
+                rc = self._fetch(limit, ns, &t)
                 if rc == LOOK_GOT:
-                    return self._batch(&t, from_history) if batch else self._response(
-                        &t, from_history)
+                    return self._batch(&t) if batch else self._response(&t)
                 if ns == left and ends != FOREVER:
                     if not batch:
                         return None
                     t.bookmark = self.next_revision - 1
-                    return self._batch(&t, False)
+                    return self._batch(&t)
                 PyErr_CheckSignals()
         finally:
-            taken_free(&t)
+            self._done(&t)
 
     def get(self, timeout=None):
         """The next WatchResponse: all events of one revision, or progress.
@@ -486,7 +500,8 @@ cdef class Watch:
         """The next events as an EventBatch: whole revisions until there are `limit` events.
 
         Args: limit: events, at least one revision is taken; timeout: as get. Returns: an
-        EventBatch, empty after the timeout or when all that is new is progress.
+        EventBatch, empty after the timeout or when all that is new is progress; shorter than
+        `limit` also where a piece of history ends.
         Errors: as get. Cost: ~20 ns an event; objects are made when one is looked at.
 
         >>> import kvcore
@@ -497,9 +512,10 @@ cdef class Watch:
         >>> len(batch), batch.revision, batch.keys()[:2]
         (5, 6, [b'/0', b'/1'])
         """
-        if limit < 1:
+        cdef int64_t most = index(limit)
+        if most < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        return self._get(limit, timeout, True)
+        return self._get(most, timeout, True)
 
     def progress(self):
         """Ask how far this watch is: a response without events comes behind all events up to its
@@ -529,7 +545,7 @@ cdef class Watch:
     @property
     def start_revision(self):
         """The first revision this watch is about."""
-        return self.w.start_rev
+        return self.begins
 
     @property
     def compact_revision(self):
@@ -581,7 +597,7 @@ cdef class Watch:
         span = repr(self.key) if self.end is None else f"{self.key!r}..{self.end!r}"
         if self.cancelled_:
             return f"<kvcore.Watch of {span}, cancelled>"
-        return f"<kvcore.Watch of {span} from revision {self.w.start_rev}>"
+        return f"<kvcore.Watch of {span} from revision {self.begins}>"
 
 
 cdef Watch make_watch(object owner, Commit* c, Log log, EventCache cache, bytes key, bytes end,
@@ -614,7 +630,8 @@ cdef Watch make_watch(object owner, Commit* c, Log log, EventCache cache, bytes 
         w.w.flags = flags
         w.w.join_rev = c.state.revision
         w.w.next_rev = start if start else c.state.revision + 1
-        w.w.start_rev = w.w.next_rev
+        w.w.start_rev = start                # 0: no progress is held back
+        w.begins = w.w.next_rev
         rc = hub_add(&c.hub, &w.w, w.first, w.last, end is None)
         w.c = c
     kv_mutex_unlock(&c.lock)

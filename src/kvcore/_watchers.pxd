@@ -119,6 +119,8 @@ cdef struct Taken:
     uint64_t cap
     int64_t bookmark             # every event up to it is delivered with these
     bint progress                # nothing but a bookmark that was asked for
+    bint in_history              # seqs are rows of a pass over history, which `owner` holds
+    void* owner
 
 
 cdef int hub_init(Hub* h, uint64_t capacity) noexcept nogil

@@ -267,14 +267,23 @@ cdef void _make_room(Hub* h, Group* g) noexcept nogil:
         g.tail = g.head - g.slots // 2
 
 
+cdef inline bint _is_live(const Watcher* w) noexcept nogil:
+    """All it has not seen is in the group's matches."""
+    return w.next_rev > w.join_rev and not w.held_rows and not w.reading
+
+
 cdef void _match(Hub* h, Group* g, const RingRecord* rec) noexcept nogil:
     cdef Waiter* x
+    cdef Watcher* w
     if not h.pushed:
         h.pushed = True
         h.interest = 0
         h.push_status = ring_push(&h.ring, rec)
         h.events += 1
     h.interest += g.watchers
+    w = g.first
+    if g.watchers == 1 and w.cursor == g.head and w.next_rev < rec.mod and _is_live(w):
+        w.next_rev = rec.mod                 # it has seen all before: a compaction may take that
     if g.epoch != h.epoch:                   # the first match since a compaction
         g.epoch = h.epoch
         g.head_then = g.head
@@ -435,6 +444,7 @@ cdef void hub_published(Hub* h, int64_t revision) noexcept nogil:
         following = w.held_next
         if w.start_rev <= revision:
             _release_held(h, w)
+            w.asked_rev = revision           # nothing is told of what was before its start
             hub_rouse(h, w)
         w = following
 
@@ -447,8 +457,7 @@ cdef void hub_compacted(Hub* h, int64_t revision) noexcept nogil:
 cdef void hub_tick(Hub* h, int64_t revision) noexcept nogil:
     cdef Watcher* w = h.notify
     while w != NULL:
-        if (not w.told and not w.held_rows and w.next_rev > w.join_rev
-                and w.cursor == w.group.head
+        if (not w.told and _is_live(w) and w.cursor == w.group.head
                 and w.start_rev <= revision):
             hub_ask(h, w, revision)
         w.told = False
@@ -576,6 +585,7 @@ cdef int hub_take(Hub* h, Watcher* w, int64_t revision, uint64_t limit, Taken* o
     cdef int64_t last = 0
     out.n = 0
     out.progress = False
+    out.in_history = False
     if w.next_rev <= w.join_rev:
         return TAKE_HISTORY
     if i < g.tail:
@@ -611,7 +621,6 @@ cdef int hub_take(Hub* h, Watcher* w, int64_t revision, uint64_t limit, Taken* o
         out.progress = True
         out.bookmark = max(out.bookmark, w.next_rev - 1)     # a later event may be delivered
         w.asked = False
-        w.told = True
     if w.asked and not w.held and out.n and limit > 1 and out.bookmark >= w.asked_rev:
         w.asked = False                      # a batch carries its bookmark with it
     if w.next_rev <= out.bookmark:
@@ -631,7 +640,7 @@ cdef bint hub_has_news(const Hub* h, const Watcher* w) noexcept nogil:
 cdef int hub_init(Hub* h, uint64_t capacity) noexcept nogil:
     memset(h, 0, sizeof(Hub))
     h.max_slots = FIRST_MATCHES
-    while h.max_slots < 2 * capacity:
+    while h.max_slots < 2 * capacity and h.max_slots < MATCH_BYTES:
         h.max_slots *= 2
     return ring_init(&h.ring, capacity, RING_INCREMENTAL, 0)
 

@@ -36,18 +36,21 @@ class Lease:
     True
     """
 
-    __slots__ = ("_db", "id")
+    __slots__ = ("_db", "_granted", "id")
 
-    def __init__(self, db: Engine, id: int) -> None:
+    def __init__(self, db: Engine, id: int, granted: int = 0) -> None:
         self._db = db
+        self._granted = granted
         self.id = id
         """int64, not 0."""
 
     @property
     def granted_ttl(self) -> int:
-        """Seconds granted; 0 when the lease is gone."""
-        found = self._db._lease_look(self.id)
-        return found[0] if found else 0
+        """Seconds granted; 0 when it is the handle of a lease that never was."""
+        if not self._granted:
+            found = self._db._lease_look(self.id)
+            self._granted = found[0] if found else 0
+        return self._granted
 
     def keepalive(self) -> int:
         """Begin the full TTL again. Returns: its seconds; 0 when the lease has ended.
@@ -99,4 +102,4 @@ class Lease:
         return hash(self.id)
 
     def __repr__(self) -> str:
-        return f"<kvcore.Lease {self.id:#x}>"
+        return f"<kvcore.Lease id={self.id}>"

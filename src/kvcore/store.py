@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from operator import index
 from types import TracebackType
 from typing import Any
 
@@ -66,9 +67,10 @@ class Store(Engine):
 
         >>> import kvcore
         >>> kvcore.open().lease(30, id=7)
-        <kvcore.Lease 0x7>
+        <kvcore.Lease id=7>
         """
-        return Lease(self, self._call(LeaseGrant(ttl, id)).id)
+        granted = self._call(LeaseGrant(ttl, id))
+        return Lease(self, granted.id, granted.ttl)
 
     def leases(self) -> list[Lease]:
         """All leases, soonest expiry first."""
@@ -76,7 +78,7 @@ class Store(Engine):
 
     def lease_of(self, id: int) -> Lease:
         """A handle of the lease with this id, whether it lives or not."""
-        return Lease(self, id)
+        return Lease(self, index(id))
 
     def hash(self, revision: int = 0) -> HashResult:
         """CRC-32C over all changes up to `revision` (0: now), equal to etcd's HashKV.

@@ -62,15 +62,17 @@ def test_links(path: Path) -> None:
     assert broken_links(path.read_text(), path.parent) == []
 
 
-def test_the_example_prints_what_the_readme_says(
+def test_the_examples_print_what_the_readme_says(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "README.md").read_text()
-    code, expected = re.search(r"```python\n(.*?)```.*?```text\n(.*?)```", text, re.S).groups()
-    assert len([line for line in code.splitlines() if line.strip()]) <= 16
+    examples = re.findall(r"```python\n(.*?)```.*?```text\n(.*?)```", text, re.S)
+    assert len(examples) == text.count("```python") == 2
     monkeypatch.chdir(tmp_path)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(code, {})
-    assert printed.getvalue() == expected
+    for code, expected in examples:
+        assert len([line for line in code.splitlines() if line.strip()]) <= 16
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(code, {})
+        assert printed.getvalue() == expected
 
 
 def test_the_readme_lists_the_commands() -> None:

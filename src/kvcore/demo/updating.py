@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any
 
 import kvcore
+from kvcore.demo.caching import cache
 from kvcore.demo.measure import Report, Samples, Ui
 from kvcore.demo.watching import watch
 from kvcore.demo.workload import Workload
@@ -85,6 +86,7 @@ def update(db: kvcore.Store, workload: Workload, count: int, seconds: float, rep
     _paced(updater, seconds, report, ui)
     watch(db, updater, workload, count, seconds, report, ui)
     _flat_out(updater, seconds, report, ui)
+    cache(db, workload, count, report, ui)
     report.equal("updates refused although nobody else wrote", updater.refused, 0)
     report.equal("revisions given to updates", db.revision - created, sum(updater.turns.values()))
     _compact(db, workload, updater.turns, count, created, report, ui)
