@@ -22,6 +22,7 @@ import watch_checker
 
 import kvcore
 
+STDERR = os.fdopen(os.dup(2), "w")        # where a captured test's last words are seen
 COUNTS: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 hypothesis.settings.register_profile("dev", max_examples=20, deadline=None, print_blob=True)
@@ -94,7 +95,7 @@ def opened(ram_dir: Path, recording: watch_checker.Recording) -> Iterator[Stores
 @pytest.fixture
 def nothing_hangs() -> Iterator[None]:
     """A hang ends the run, with the stack of every thread."""
-    faulthandler.dump_traceback_later(120, exit=True)
+    faulthandler.dump_traceback_later(120, exit=True, file=STDERR)
     yield
     faulthandler.cancel_dump_traceback_later()
 

@@ -364,10 +364,10 @@ class DurableWatchMachine(WatchMachine):
 @pytest.mark.parametrize("part", range(2))
 def test_watches_in_memory(part: int, counts: Counter[str]) -> None:
     """Part of the examples each, so that a failure ends the rest early."""
-    machines.run(WatchMachine, WatchMachine.kind, 50, 80, counts)
+    machines.run(WatchMachine, WatchMachine.kind, 20, 80, counts)
 
 
 @pytest.mark.parametrize("part", range(2))
 def test_durable_watches(part: int, counts: Counter[str]) -> None:
     """The same for the durable store."""
-    machines.run(DurableWatchMachine, DurableWatchMachine.kind, 35, 80, counts)
+    machines.run(DurableWatchMachine, DurableWatchMachine.kind, 14, 80, counts)

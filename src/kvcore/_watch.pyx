@@ -392,7 +392,9 @@ cdef class Watch:
 
     cdef void _give_back(self, int64_t mod) noexcept:
         """What could not be handed out is delivered again, from history."""
-        kv_mutex_lock(&self.c.lock)
+        if not kv_mutex_trylock(&self.c.lock):
+            with nogil:                      # who has the lock may be waiting for the GIL
+                kv_mutex_lock(&self.c.lock)
         if self.w.group != NULL and not self.c.closed:
             self.w.next_rev = mod
             self.w.join_rev = self.c.state.revision
