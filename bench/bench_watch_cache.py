@@ -75,10 +75,10 @@ def pods(n: int, first: int = 1) -> list[dict[str, Any]]:
 
 def changes(n: int, value: bytes = b"v" * 100) -> Sequence[kvcore.Event]:
     """n events of a store in memory, as its watch delivers them; the first is of revision 2."""
-    db = kvcore.open(watch_capacity=2 * n)
-    watch = db.watch()
-    db.put_many([(b"/registry/pods/team/app-%010d" % i, value) for i in range(n)])
-    return list(watch.get_batch(n))
+    with kvcore.open(watch_capacity=2 * n) as db:
+        watch = db.watch()
+        db.put_many([(b"/registry/pods/team/app-%010d" % i, value) for i in range(n)])
+        return list(watch.get_batch(n))      # events outlive their store
 
 
 def add_all(cache: kvcore.WatchCache, events: Sequence[Any]) -> int:

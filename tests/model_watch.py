@@ -73,8 +73,11 @@ class ModelWatch:
                 for mod, group in groupby(rows, key=lambda row: row[0])]
 
     def may_be_compacted(self) -> bool:
-        """Whether CompactedError is an answer: something to come, or not yet looked at, is gone."""
-        if self.compacted or (not self.joined and self.next < self.model.compacted):
+        """Whether CompactedError is an answer: something to come, or not yet looked at, is gone.
+
+        A watch that a small ring overtook may not know that all it passed over was filtered away
+        (docs/watch.md): what counts is where it stands."""
+        if self.compacted or self.next < self.model.compacted:
             return True
         return any(mod < self.model.compacted for mod, _ in self.due())
 
