@@ -31,6 +31,7 @@ cdef class Watch:
     cdef bint compacted          # and stays so
     cdef int64_t compacted_at
     cdef KvRows fresh            # of a pass that is through, until they are Python's
+    cdef int64_t fresh_from
     cdef int64_t fresh_upto
     cdef Rows history            # what a pass over history found
     cdef uint64_t history_at

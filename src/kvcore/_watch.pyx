@@ -197,6 +197,7 @@ cdef class Watch:
             return KV_NOMEM
         c.readers += 1
         self.w.reading = True
+        self.fresh_from = from_rev
         kv_mutex_unlock(&c.lock)
         if many:
             most = min(max(bt_count(&snap.view, self.first, self.last) // PASS_SHARE, most),
@@ -209,9 +210,9 @@ cdef class Watch:
         c.readers -= 1
         if c.readers == 0:
             kv_cond_signal(&c.readers_gone)
-        if rc == KV_OK and self.fresh.n:
-            return KV_OK                     # `reading` until the rows are Python's
-        if rc == KV_OK:
+        if rc == KV_OK and self.w.next_rev == from_rev:
+            if self.fresh.n:
+                return KV_OK                 # `reading` until the rows are Python's
             self.w.next_rev = self.fresh_upto + 1
         rows_free(&self.fresh)
         self.w.reading = False
@@ -287,7 +288,8 @@ cdef class Watch:
         self.history = rows
         self.history_at = 0
         self.history_upto = self.fresh_upto
-        self.w.held_rows = rows.c.n
+        # Something was given back meanwhile: the pass begins again, before these rows.
+        self.w.held_rows = rows.c.n if self.w.next_rev == self.fresh_from else 0
         self.c.hub.held_rows += rows.c.n
         self.w.reading = False
         if self.w.group != NULL:

@@ -263,8 +263,8 @@ cdef void _make_room(Hub* h, Group* g) noexcept nogil:
     while low < g.head and g.matches[low & (g.slots - 1)] < h.ring.first:
         low += 1
     g.tail = low
-    if g.head - low >= g.slots and not _grow_matches(h, g):
-        g.tail = g.head - g.slots // 2
+    if g.head - low > g.slots // 2 and not _grow_matches(h, g):
+        g.tail = g.head - g.slots // 2       # half is free: the next look is that far away
 
 
 cdef inline bint _is_live(const Watcher* w) noexcept nogil:
@@ -300,8 +300,8 @@ cdef void _match(Hub* h, Group* g, const RingRecord* rec) noexcept nogil:
         g.tail = g.head
     while g.parked != NULL:
         x = g.parked
-        if x.watcher.next_rev < rec.mod:     # it had seen everything before
-            x.watcher.next_rev = rec.mod
+        if x.watcher.next_rev < rec.mod and _is_live(x.watcher):
+            x.watcher.next_rev = rec.mod     # it had seen everything before
         _wake_later(h, x)
 
 
