@@ -32,7 +32,7 @@ from kvcore._btree cimport (
 )
 from kvcore._native cimport (
     KV_CORRUPT, KV_NOMEM, KV_NOTFOUND, KV_OK, KV_REVISION_ORDER, KvMutex, KvSlice, KvVersion,
-    Memory, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock,
+    Memory, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_lock_gil, kv_mutex_unlock,
     kv_prefetch, kv_raise,
 )
 from kvcore._rows cimport Rows, rows_grow
@@ -80,13 +80,6 @@ cdef int check_range(bytes start, bytes end) except -1:
     if end is not None and end < start:
         raise ValueError("end key must be >= start key")
     return 0
-
-
-cdef inline void lock(KvMutex* m) noexcept:
-    """Takes the lock; gives the interpreter lock up while it must wait."""
-    if not kv_mutex_trylock(m):
-        with nogil:
-            kv_mutex_lock(m)
 
 
 cdef int raise_for(int status, int64_t rev) except -1:
@@ -517,7 +510,7 @@ cdef class BTreeIndex(_Reader):
         return self.get(key) is not None
 
     cdef int enter(self, BtView* w) except -1:
-        lock(&self.mutex)
+        kv_mutex_lock_gil(&self.mutex)
         w[0] = bt_view(&self.c)
         return 0
 
@@ -545,7 +538,7 @@ cdef class BTreeIndex(_Reader):
         cdef BtView w
         cdef KvVersion v
         cdef int status
-        lock(&self.mutex)
+        kv_mutex_lock_gil(&self.mutex)
         w = bt_view(&self.c)
         if rev and rev < w.floor_next:
             kv_mutex_unlock(&self.mutex)
@@ -578,7 +571,7 @@ cdef class BTreeIndex(_Reader):
         v.pos = position
         v.len = length
         v.sub = sub
-        lock(&self.mutex)
+        kv_mutex_lock_gil(&self.mutex)
         status = bt_put(&self.c, slice_of(key), &v, NULL)
         kv_mutex_unlock(&self.mutex)
         if status != KV_OK:
@@ -594,7 +587,7 @@ cdef class BTreeIndex(_Reader):
         cdef int status
         if rev < 1:
             raise ValueError("revisions begin at 1")
-        lock(&self.mutex)
+        kv_mutex_lock_gil(&self.mutex)
         status = bt_delete(&self.c, slice_of(key), rev, 0, NULL)
         kv_mutex_unlock(&self.mutex)
         if status == KV_NOTFOUND:
@@ -611,7 +604,7 @@ cdef class BTreeIndex(_Reader):
         (True, 128)
         """
         cdef int status
-        lock(&self.mutex)
+        kv_mutex_lock_gil(&self.mutex)
         status = bt_move(&self.c, slice_of(key), rev, 0, old_position, new_position)
         kv_mutex_unlock(&self.mutex)
         return status == KV_OK
@@ -628,7 +621,7 @@ cdef class BTreeIndex(_Reader):
         """
         cdef int status
         cdef bint more = True
-        lock(&self.mutex)
+        kv_mutex_lock_gil(&self.mutex)
         if rev <= self.c.floor_next:
             kv_mutex_unlock(&self.mutex)
             raise _errors.CompactedError(compact_revision=self.c.floor_next)
@@ -670,7 +663,7 @@ cdef class BTreeIndex(_Reader):
         """
         cdef IndexSnapshot s = IndexSnapshot.__new__(IndexSnapshot)
         cdef BtSnapshot* c
-        lock(&self.mutex)
+        kv_mutex_lock_gil(&self.mutex)
         c = bt_snapshot(&self.c)
         kv_mutex_unlock(&self.mutex)
         if c == NULL:
@@ -727,7 +720,7 @@ cdef class BTreeIndex(_Reader):
         """
         cdef BtStats s
         cdef int64_t compacted
-        lock(&self.mutex)
+        kv_mutex_lock_gil(&self.mutex)
         bt_stats(&self.c, &s)
         compacted = self.c.floor_next
         kv_mutex_unlock(&self.mutex)
@@ -847,7 +840,7 @@ cdef class IndexSnapshot(_Reader):
         if c == NULL:
             return
         self.c = NULL
-        lock(&self.index.mutex)
+        kv_mutex_lock_gil(&self.index.mutex)
         bt_release(&self.index.c, c)
         bt_drain_step(&self.index.c, DRAIN_ON_RELEASE)
         kv_mutex_unlock(&self.index.mutex)

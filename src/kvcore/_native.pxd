@@ -163,5 +163,23 @@ cdef class Memory:
     cdef const KvMem* table
 
 
+# Takes a lock with the GIL held, and waits for it without.  Nobody waits for the GIL with `m` held,
+# save one who lost the race for it LOCK_TRIES times: that cannot lock up, since nobody waits for
+# `m` with the GIL, but it may keep a committer waiting for a switch of threads.
+cdef enum:
+    LOCK_TRIES = 16
+
+cdef inline void kv_mutex_lock_gil(KvMutex* m) noexcept:
+    cdef int tries = 0
+    while not kv_mutex_trylock(m):
+        tries += 1
+        with nogil:
+            kv_mutex_lock(m)
+            if tries < LOCK_TRIES:
+                kv_mutex_unlock(m)
+        if tries == LOCK_TRIES:
+            return
+
+
 # The only road from a status code to an exception.  REQUIRES: the GIL, no lock held.
 cdef int kv_raise(int status, object detail=*) except -1

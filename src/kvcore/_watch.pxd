@@ -43,6 +43,7 @@ cdef class Watch:
     cdef int _pass(self, uint64_t limit) noexcept nogil
     cdef int _wait(self, uint64_t limit, uint64_t ns, Taken* out) noexcept nogil
     cdef int _install(self) except -1
+    cdef int _abandon(self) except -1
     cdef int _fetch(self, uint64_t limit, uint64_t ns, Taken* out) except -2
     cdef void _done(self, Taken* t)
     cdef int _fail(self, int status) except -1

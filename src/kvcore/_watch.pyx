@@ -35,7 +35,7 @@ from kvcore._native cimport (
     KV_CLOSED, KV_COMPACTED, KV_NOMEM, KV_OK, KvCond, KvSlice, KvVersion,
     kv_cond_destroy, kv_cond_init, kv_cond_signal, kv_cond_wait, kv_cond_wait_ns,
     kv_fork_generation, kv_fork_watch, kv_load_int, kv_monotonic_clock, kv_mutex_lock,
-    kv_mutex_trylock, kv_mutex_unlock, kv_raise,
+    kv_mutex_lock_gil, kv_mutex_unlock, kv_raise,
 )
 from kvcore._ring cimport RingRecord
 from kvcore._rows cimport KvRows, Rows, rows_free, rows_init, rows_key
@@ -106,9 +106,7 @@ cdef class Watch:
     def __dealloc__(self):
         if self.c == NULL or self.fork_generation != kv_fork_generation():
             return
-        if not kv_mutex_trylock(&self.c.lock):
-            with nogil:
-                kv_mutex_lock(&self.c.lock)
+        kv_mutex_lock_gil(&self.c.lock)
         if self.w.group != NULL:
             hub_remove(&self.c.hub, &self.w)
         if self.history is not None:
@@ -263,9 +261,7 @@ cdef class Watch:
 
     cdef int _lock(self) except -1:
         self._alive()
-        if not kv_mutex_trylock(&self.c.lock):
-            with nogil:
-                kv_mutex_lock(&self.c.lock)
+        kv_mutex_lock_gil(&self.c.lock)
         return 0
 
     cdef int _fail(self, int status) except -1:
@@ -277,8 +273,12 @@ cdef class Watch:
 
     cdef int _install(self) except -1:
         """The rows of a pass become Python's; then others may take from them."""
-        cdef Rows rows = Rows.__new__(Rows)
-        cdef Rows old
+        cdef Rows rows, old
+        try:
+            rows = Rows.__new__(Rows)
+        except BaseException:
+            self._abandon()
+            raise
         self._lock()
         old = self.history                   # dropped behind the lock
         if old is not None:
@@ -291,6 +291,16 @@ cdef class Watch:
         # Something was given back meanwhile: the pass begins again, before these rows.
         self.w.held_rows = rows.c.n if self.w.next_rev == self.fresh_from else 0
         self.c.hub.held_rows += rows.c.n
+        self.w.reading = False
+        if self.w.group != NULL:
+            hub_rouse(&self.c.hub, &self.w)
+        kv_mutex_unlock(&self.c.lock)
+        return 0
+
+    cdef int _abandon(self) except -1:
+        """The rows of a pass are dropped; the next reader reads them again."""
+        self._lock()
+        rows_free(&self.fresh)
         self.w.reading = False
         if self.w.group != NULL:
             hub_rouse(&self.c.hub, &self.w)
@@ -394,9 +404,7 @@ cdef class Watch:
 
     cdef void _give_back(self, int64_t mod) noexcept:
         """What could not be handed out is delivered again, from history."""
-        if not kv_mutex_trylock(&self.c.lock):
-            with nogil:                      # who has the lock may be waiting for the GIL
-                kv_mutex_lock(&self.c.lock)
+        kv_mutex_lock_gil(&self.c.lock)
         if self.w.group != NULL and not self.c.closed:
             self.w.next_rev = mod
             self.w.join_rev = self.c.state.revision
@@ -625,9 +633,7 @@ cdef Watch make_watch(object owner, Commit* c, Log log, EventCache cache, bytes 
         w.last.len = 0
         if key == b"\0":
             w.first.len = 0
-    if not kv_mutex_trylock(&c.lock):
-        with nogil:
-            kv_mutex_lock(&c.lock)
+    kv_mutex_lock_gil(&c.lock)
     if c.closed or c.stopped:
         rc = KV_CLOSED if c.closed else c.stopped
     else:

@@ -17,7 +17,7 @@ cimport cython
 from libc.string cimport memset
 
 from kvcore._commit cimport Commit
-from kvcore._native cimport (kv_fork_generation, kv_mutex_lock, kv_mutex_trylock, kv_mutex_unlock)
+from kvcore._native cimport kv_fork_generation, kv_mutex_lock_gil, kv_mutex_unlock
 from kvcore._wakeups cimport Wakeups, loop_wakeups, ready_free, ready_init, ready_take_back
 from kvcore._watch cimport Watch
 from kvcore._watchers cimport WAITER_FIRED, Waiter, hub_has_news, hub_park, hub_unpark
@@ -42,9 +42,7 @@ cdef class NextResponse:
         cdef Commit* c = self.watch.c
         if not self.armed:
             return 0
-        if not kv_mutex_trylock(&c.lock):
-            with nogil:
-                kv_mutex_lock(&c.lock)
+        kv_mutex_lock_gil(&c.lock)
         if self.x.state == WAITER_FIRED:
             ready_take_back(&self.x.ready)
         else:
@@ -66,9 +64,7 @@ cdef class NextResponse:
         memset(&self.x, 0, sizeof(Waiter))
         ready_init(&self.x.ready, wakeups.waker, <void*>target)
         self.armed = True
-        if not kv_mutex_trylock(&w.c.lock):
-            with nogil:
-                kv_mutex_lock(&w.c.lock)
+        kv_mutex_lock_gil(&w.c.lock)
         parked = not w.c.closed and not w.c.stopped and not hub_has_news(&w.c.hub, &w.w)
         if parked:
             hub_park(&w.c.hub, &w.w, &self.x)

@@ -272,16 +272,21 @@ cdef inline bint _is_live(const Watcher* w) noexcept nogil:
     return w.next_rev > w.join_rev and not w.held_rows and not w.reading
 
 
+cdef inline bint _unwanted(const Watcher* w, const RingRecord* rec) noexcept nogil:
+    return w.flags & (WATCH_NO_PUT if rec.version else WATCH_NO_DELETE)
+
+
 cdef void _match(Hub* h, Group* g, const RingRecord* rec) noexcept nogil:
     cdef Waiter* x
-    cdef Watcher* w
+    cdef Watcher* w = g.first
+    if g.watchers == 1 and _unwanted(w, rec):
+        return                               # nor does it take the room of what is wanted
     if not h.pushed:
         h.pushed = True
         h.interest = 0
         h.push_status = ring_push(&h.ring, rec)
         h.events += 1
     h.interest += g.watchers
-    w = g.first
     if g.watchers == 1 and w.cursor == g.head and w.next_rev < rec.mod and _is_live(w):
         w.next_rev = rec.mod                 # it has seen all before: a compaction may take that
     if g.epoch != h.epoch:                   # the first match since a compaction
@@ -603,8 +608,7 @@ cdef int hub_take(Hub* h, Watcher* w, int64_t revision, uint64_t limit, Taken* o
             break
         i += 1
         last = rec.mod
-        if rec.mod < w.next_rev or (w.flags & WATCH_NO_PUT and rec.version) or (
-                w.flags & WATCH_NO_DELETE and rec.version == 0):
+        if rec.mod < w.next_rev or _unwanted(w, rec):
             continue
         if taken_push(out, rec, seq) != KV_OK:
             return KV_NOMEM                  # nothing was taken
