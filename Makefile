@@ -48,11 +48,11 @@ soak: build/verify/.built  ## the property tests for SECONDS=n seconds
 asan: build/asan/.built    ## tests under AddressSanitizer
 	LD_PRELOAD=$(call runtime,asan) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	PYTHONMALLOC=malloc PYTHONPATH=build/asan/lib $(PYTEST) $(SANITIZED) $(ARGS)
+	PYTHONMALLOC=malloc PYTHONPATH=build/asan/lib $(PYTEST) --capture=sys $(SANITIZED) $(ARGS)
 
 tsan: build/tsan/.built    ## tests under ThreadSanitizer
 	LD_PRELOAD=$(call runtime,tsan) TSAN_OPTIONS=die_after_fork=0:halt_on_error=0:exitcode=66:second_deadlock_stack=1 \
-	PYTHONPATH=build/tsan/lib setarch -R $(PYTEST) $(SANITIZED) $(ARGS)
+	PYTHONPATH=build/tsan/lib setarch -R $(PYTEST) --capture=sys $(SANITIZED) $(ARGS)
 
 wheel: $(VENV)/.tools      ## wheel and source distribution in dist/
 	$(BIN)/python -m build --outdir dist .

@@ -107,7 +107,8 @@ cdef int _hash_rows(const KvRows* rows, Change* changes, uint64_t n, const Wal* 
     cdef void* owned
     cdef uint64_t i
     cdef int rc
-    qsort(changes, n, sizeof(Change), &_by_revision)
+    if n:
+        qsort(changes, n, sizeof(Change), &_by_revision)
     for i in range(n):
         key = rows_key(rows, changes[i].row)
         owned = NULL

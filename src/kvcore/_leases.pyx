@@ -312,7 +312,8 @@ cdef KvSlice* lt_keys(const Lease* lease) noexcept nogil:
         out[n].len = a.key_len
         n += 1
         a = a.next
-    qsort(out, n, sizeof(KvSlice), _compare_keys)
+    if n:
+        qsort(out, n, sizeof(KvSlice), _compare_keys)
     return out
 
 

@@ -528,7 +528,8 @@ cdef int bt_history(const BtView* w, KvSlice start, KvSlice end, int64_t from_re
                 full = 2 * rows.n
         if last or not walk_next(w, &k):
             break
-    qsort(rows.rows, rows.n, sizeof(KvRow), compare_changes)
+    if rows.n:                           # C forbids even an empty sort of NULL
+        qsort(rows.rows, rows.n, sizeof(KvRow), compare_changes)
     return KV_OK
 
 
