@@ -32,6 +32,8 @@ MODULES = {
     "kvcore._tree_check": [],
     "kvcore._btree": [],
     "kvcore._segment": [],
+    "kvcore._segment_table": [],
+    "kvcore._pin": [],
     "kvcore._recovery": [],
     "kvcore._wal": [],
     "kvcore._record_log": [],

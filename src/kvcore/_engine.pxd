@@ -8,6 +8,7 @@ from kvcore._command cimport Limits, RangeCmd
 from kvcore._commit cimport CachedSnapshot, Commit, Request
 from kvcore._event cimport EventCache
 from kvcore._native cimport Clock, KvSlice, KvVersion
+from kvcore._pin cimport Pin, Pins
 from kvcore._range cimport KvReader
 from kvcore._result cimport KvResult
 from kvcore._wal cimport Log
@@ -17,6 +18,7 @@ cdef class Engine:
     cdef Commit c
     cdef Limits limits
     cdef Log log
+    cdef Pins pins
     cdef Clock clock
     cdef EventCache events       # shared by the watches
     cdef int fork_generation
@@ -24,6 +26,7 @@ cdef class Engine:
     cdef readonly list damaged_checkpoints   # passed over by the open: (path, offset, reason)
     cdef object __weakref__
     cdef int _alive(self) except -1
+    cdef Pin _pin(self)
     cdef int _enter(self) except -1
     cdef int _enter_any(self) except -1
     cdef void _leave(self) noexcept

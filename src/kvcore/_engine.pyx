@@ -50,6 +50,7 @@ from kvcore._native cimport (
 )
 from kvcore._operation cimport (Put, Range, as_int, check_txn, encode_op, encode_txn, make_sort,
                                 make_span)
+from kvcore._pin cimport Pin, Pins
 from kvcore._range cimport KvReader, answer_range
 from kvcore._result cimport KvResult, make_answer, make_kv, make_put, result_free, result_init
 from kvcore._ring cimport RING_MIN_CAPACITY
@@ -159,6 +160,7 @@ cdef class Engine:
         self.limits.max_txn_ops = max_txn_ops
         self.clock = clock or _native.MONOTONIC
         self.log = Log(path, io=io, segment_bytes=segment_bytes, verify=verify)
+        self.pins = Pins(self.log)
         try:
             self._start(order, _SYNC_MODES[sync], sync_interval, replay_target, maintenance,
                         watch_capacity, progress_interval)
@@ -213,6 +215,11 @@ cdef class Engine:
         if not self.opened:
             raise ClosedError()
         return 0
+
+    cdef Pin _pin(self):
+        """Before a look-up: what it leads to in the log stays readable."""
+        self._alive()
+        return self.pins.now()
 
     cdef int _enter(self) except -1:
         """Takes the lock; never waits for it with the GIL held."""
@@ -295,6 +302,7 @@ cdef class Engine:
         >>> db.put(b"/a", b"2", prev=True).prev.value
         b'1'
         """
+        cdef Pin pin = self._pin()
         cdef Request* r
         cdef int64_t flags = 0
         if type(key) is not bytes:
@@ -316,7 +324,7 @@ cdef class Engine:
             self._run(r)
             if not prev:
                 return make_put(r.res.revision, None)
-            return make_answer(&r.res, self.log)
+            return make_answer(&r.res, pin)
         finally:
             request_drop(r)
 
@@ -373,6 +381,7 @@ cdef class Engine:
         >>> db.delete(b"/a").deleted
         0
         """
+        cdef Pin pin = self._pin()
         cdef Request* r
         first, last = make_span(key, end, prefix, False)
         r = self._request(False)
@@ -380,7 +389,7 @@ cdef class Engine:
             encode_delete(&r.cmd, &self.limits, <bytes>first, last, FLAG_PREV if prev else 0)
             check_request(&r.cmd, &self.limits)
             self._run(r)
-            return make_answer(&r.res, self.log)
+            return make_answer(&r.res, pin)
         finally:
             request_drop(r)
 
@@ -399,6 +408,7 @@ cdef class Engine:
         >>> db.txn([Compare.version(b"/a") == 0], [Put(b"/a", b"1")]).succeeded
         True
         """
+        cdef Pin pin = self._pin()
         cdef Request* r = self._request(False)
         cdef bint read_only = True
         try:
@@ -411,7 +421,7 @@ cdef class Engine:
                 self._read_txn(r.cmd.p, r.cmd.len, r)
             else:
                 self._run(r)
-            return make_answer(&r.res, self.log)
+            return make_answer(&r.res, pin)
         finally:
             request_drop(r)
 
@@ -469,6 +479,7 @@ cdef class Engine:
         >>> db.submit(kvcore.Put(b"/a", b"1")).result().revision
         2
         """
+        cdef Pin pin = self._pin()
         cdef Request* r
         cdef bint read_only = True
         cdef int rc
@@ -488,22 +499,23 @@ cdef class Engine:
             request_drop(r)
             raise
         if not read_only:
-            return make_future(self, &self.c, r, self.log)
+            return make_future(self, &self.c, r, pin)
         try:
             self._read_txn(r.cmd.p, r.cmd.len, r)
-            return ready_future(make_answer(&r.res, self.log))
+            return ready_future(make_answer(&r.res, pin))
         finally:
             request_drop(r)
             request_drop(r)
 
     def _submit_read(self, Range op):
+        cdef Pin pin = self._pin()
         cdef RangeCmd q = op.spec
         cdef KvResult res
         fill_range(&q, op.key, op.end)
         result_init(&res)
         try:
             self._range(&q, &res)
-            return ready_future(make_answer(&res, self.log))
+            return ready_future(make_answer(&res, pin))
         finally:
             result_free(&res)
 
@@ -522,6 +534,7 @@ cdef class Engine:
         >>> db.get(b"/a") is None
         True
         """
+        cdef Pin pin = self._pin()
         cdef KvVersion v
         cdef BtView view
         cdef int64_t at = 0
@@ -548,7 +561,7 @@ cdef class Engine:
             return None
         if rc != KV_OK:
             kv_raise(rc)
-        return make_kv(<bytes>key, &v, self.log)
+        return make_kv(<bytes>key, &v, pin)
 
     def get_many(self, keys, revision=None):
         """[KeyValue | None, ...] for many keys, all as of one revision, in one crossing.
@@ -561,6 +574,7 @@ cdef class Engine:
         >>> [kv and kv.value for kv in db.get_many([b"/a", b"/b"])]
         [b'1', None]
         """
+        cdef Pin pin = self._pin()
         cdef list wanted = list(keys)
         cdef Py_ssize_t n = len(wanted), i
         cdef int64_t at = 0 if revision is None else as_int(revision)
@@ -581,7 +595,7 @@ cdef class Engine:
             for i in range(n):
                 slices[i] = slice_of(<bytes>wanted[i])
             self._find_many(slices, n, at, found, status)
-            return _many(wanted, found, status, n, self.log)
+            return _many(wanted, found, status, n, pin)
         finally:
             free(slices)
             free(found)
@@ -631,6 +645,7 @@ cdef class Engine:
         >>> page.keys(), page.count, page.more
         ([b'/a/0', b'/a/1'], 5, True)
         """
+        cdef Pin pin = self._pin()
         cdef RangeCmd q
         cdef KvResult res
         memset(&q, 0, sizeof(RangeCmd))
@@ -649,7 +664,7 @@ cdef class Engine:
         result_init(&res)
         try:
             self._range(&q, &res)
-            return make_answer(&res, self.log)
+            return make_answer(&res, pin)
         finally:
             result_free(&res)
 
@@ -719,6 +734,7 @@ cdef class Engine:
         b'1'
         """
         cdef Snapshot s = Snapshot.__new__(Snapshot)
+        s.pin = self._pin()
         self._enter()
         s.snap = bt_snapshot(&self.c.state.tree)
         s.revision = self.c.state.revision
@@ -763,17 +779,18 @@ cdef class Engine:
         self._alive()
         if start < 0:
             kv_raise(KV_COMPACTED, 0)
-        return make_watch(self, &self.c, self.log, self.events, first, last, start, prev_kv, flags)
+        return make_watch(self, &self.c, self.pins, self.events, first, last, start, prev_kv, flags)
 
     def _call(self, op):
         """Any operation that writes, and its answer."""
+        cdef Pin pin = self._pin()
         cdef Request* r = self._request(False)
         cdef bint read_only = True
         try:
             encode_op(&r.cmd, &self.limits, op, &read_only)
             check_request(&r.cmd, &self.limits)
             self._run(r)
-            return make_answer(&r.res, self.log)
+            return make_answer(&r.res, pin)
         finally:
             request_drop(r)
 
@@ -842,6 +859,7 @@ cdef class Engine:
 
     def _hash(self, int64_t revision):
         """(hash, compact revision, revision hashed)"""
+        cdef Pin _pin = self._pin()
         cdef Commit* c = &self.c
         cdef BtSnapshot* snap
         cdef BtView view
@@ -929,6 +947,7 @@ cdef class Engine:
 
     def _damaged_values(self, progress=None):
         """[(key, mod_revision, position), ...] of every version whose value fails its CRC."""
+        cdef Pin _pin = self._pin()
         cdef Commit* c = &self.c
         cdef BtSnapshot* snap
         cdef KvRows rows
@@ -1111,18 +1130,18 @@ cdef inline int _resolve(const KvState* s, int64_t* at) noexcept nogil:
     return KV_OK
 
 
-cdef list _many(list keys, const KvVersion* found, const int* status, Py_ssize_t n, Log log):
+cdef list _many(list keys, const KvVersion* found, const int* status, Py_ssize_t n, Pin pin):
     """KeyValues of a batched look-up, the next values' loads started ahead."""
     cdef list out = [None] * n
     cdef Py_ssize_t i
     cdef const uint8_t* p
     for i in range(n):
         if i + 6 < n and status[i + 6] == KV_OK:
-            p = wal_ptr(&log.c, found[i + 6].pos, 64)
+            p = wal_ptr(&pin.log.c, found[i + 6].pos, 64)
             if p != NULL:
                 kv_prefetch(p)
         if status[i] == KV_OK and found[i].version:
-            out[i] = make_kv(<bytes>keys[i], &found[i], log)
+            out[i] = make_kv(<bytes>keys[i], &found[i], pin)
         elif status[i] != KV_OK and status[i] != KV_NOTFOUND:
             kv_raise(status[i])
     return out

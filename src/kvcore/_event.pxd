@@ -7,7 +7,7 @@ from kvcore._native cimport KvVersion
 from kvcore._result cimport KeyValue
 from kvcore._ring cimport RingRecord
 from kvcore._rows cimport Rows
-from kvcore._wal cimport Log
+from kvcore._pin cimport Pin
 
 
 cdef class Event:
@@ -15,7 +15,7 @@ cdef class Event:
     cdef KvVersion before        # the version it replaced; version 0: unknown or none
     cdef uint64_t seq            # in the ring; in `rows` when there are some
     cdef Rows rows
-    cdef Log log
+    cdef Pin pin
     cdef KeyValue _kv
     cdef KeyValue _prev
     cdef bytes key_of(self)
@@ -32,7 +32,7 @@ cdef class EventBatch:
     cdef KvVersion* before       # NULL: previous versions were not asked for
     cdef uint64_t n
     cdef Rows rows
-    cdef Log log
+    cdef Pin pin
     cdef EventCache cache
     cdef readonly int64_t revision
     cdef Event at(self, uint64_t i)
@@ -41,9 +41,10 @@ cdef class EventBatch:
 # Events of the ring that several watchers get, made once.
 cdef class EventCache:
     cdef list slots
+    cdef uint64_t epoch          # of the log, of the events kept
     cdef void clear(self)
 
 
-cdef Event make_event(EventCache cache, const RingRecord* rec, uint64_t seq, Rows rows, Log log,
+cdef Event make_event(EventCache cache, const RingRecord* rec, uint64_t seq, Rows rows, Pin pin,
                       const KvVersion* before)
 cdef WatchResponse make_response(int64_t revision, tuple events)

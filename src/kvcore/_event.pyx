@@ -20,7 +20,7 @@ from kvcore._native cimport KvVersion
 from kvcore._result cimport KeyValue, make_lazy_kv, read_cell
 from kvcore._ring cimport RingRecord
 from kvcore._rows cimport Rows
-from kvcore._wal cimport Log
+from kvcore._pin cimport Pin
 
 cdef enum:
     CACHE_SLOTS = 1024           # recent events shared
@@ -58,7 +58,7 @@ cdef class Event:
         if self.rows is not None:
             return self.rows.key_at(self.seq)
         found = []
-        read_cell(self.log, self.rec.pos, self.rec.key_len, self.rec.len, found)
+        read_cell(self.pin, self.rec.pos, self.rec.key_len, self.rec.len, found)
         return <bytes>found[0]
 
     @property
@@ -70,7 +70,7 @@ cdef class Event:
             memset(&v, 0, sizeof(KvVersion))
             v.mod = self.rec.mod
             if self.rec.version == 0:
-                kv = make_lazy_kv(self.key_of(), None, 0, &v, self.log)
+                kv = make_lazy_kv(self.key_of(), None, 0, &v, self.pin)
                 kv._value = b""
             else:
                 v.create = self.rec.create
@@ -80,7 +80,7 @@ cdef class Event:
                 v.len = self.rec.len
                 kv = make_lazy_kv(None, self.rows,
                                   self.seq if self.rows is not None else self.rec.key_len, &v,
-                                  self.log)
+                                  self.pin)
             self._kv = kv
         return self._kv
 
@@ -88,7 +88,7 @@ cdef class Event:
     def prev_kv(self):
         """The version before this change, or None."""
         if self._prev is None and self.before.version:
-            self._prev = make_lazy_kv(self.kv.key, None, 0, &self.before, self.log)
+            self._prev = make_lazy_kv(self.kv.key, None, 0, &self.before, self.pin)
         return self._prev
 
     def __eq__(self, other):
@@ -166,7 +166,7 @@ cdef class EventBatch:
         free(self.before)
 
     cdef Event at(self, uint64_t i):
-        return make_event(self.cache, &self.recs[i], self.seqs[i], self.rows, self.log,
+        return make_event(self.cache, &self.recs[i], self.seqs[i], self.rows, self.pin,
                           &self.before[i] if self.before != NULL else NULL)
 
     def __len__(self):
@@ -224,11 +224,14 @@ cdef class EventCache:
         del old
 
 
-cdef Event make_event(EventCache cache, const RingRecord* rec, uint64_t seq, Rows rows, Log log,
+cdef Event make_event(EventCache cache, const RingRecord* rec, uint64_t seq, Rows rows, Pin pin,
                       const KvVersion* before):
     cdef bint shared = rows is None and rec.note > 1 and rec.len <= SHARED_BYTES
     cdef uint64_t slot = (2 * seq + (before != NULL)) % CACHE_SLOTS
     cdef Event e
+    if cache.epoch < pin.number:             # what is kept there holds segments that were retired
+        cache.clear()
+        cache.epoch = pin.number
     if shared:
         known = cache.slots[slot]
         if known is not None:
@@ -239,7 +242,7 @@ cdef Event make_event(EventCache cache, const RingRecord* rec, uint64_t seq, Row
     e.rec = rec[0]
     e.seq = seq
     e.rows = rows
-    e.log = log
+    e.pin = pin
     if before != NULL:
         e.before = before[0]
     if shared:

@@ -27,7 +27,6 @@ from kvcore._native cimport (KV_COMPACTED, KV_OK, kv_fork_generation, kv_fork_wa
 from kvcore._result cimport make_answer_over, make_put
 from kvcore._rows cimport Rows, rows_init
 from kvcore._wakeups cimport Ready, Wakeups, loop_wakeups, ready_free, ready_new
-from kvcore._wal cimport Log
 
 from kvcore.errors import Error, ForkedError
 
@@ -41,12 +40,12 @@ cdef int raise_result(Request* r) except -1:
                     else None)
 
 
-cdef Future make_future(object owner, Commit* c, Request* r, Log log):
+cdef Future make_future(object owner, Commit* c, Request* r, Pin pin):
     cdef Future f = Future.__new__(Future)
     f.owner = owner
     f.c = c
     f.r = r
-    f.log = log
+    f.pin = pin
     f.fork_generation = kv_fork_generation()
     return f
 
@@ -91,7 +90,7 @@ cdef class Future:
                 rows.c = self.r.res.rows
                 rows_init(&self.r.res.rows)
                 self.rows = rows
-            answer = make_answer_over(&self.r.res, self.rows, self.log)
+            answer = make_answer_over(&self.r.res, self.rows, self.pin)
             if not self.answered:
                 self.answer = answer
         self.answered = True

@@ -27,8 +27,9 @@ from kvcore._native cimport (
 )
 from kvcore._segment cimport (
     batch_read, bytes_to_last_nonzero, seg_bytes, seg_close_handle, seg_find_proof, seg_free,
-    seg_looks_used, seg_open, seg_walk, table_push,
+    seg_looks_used, seg_open, seg_walk,
 )
+from kvcore._segment_table cimport table_push
 from kvcore._wal cimport (
     WAL_HEADER_BYTES, WAL_SEAL, SegWalk, Wal, WalBatch, WalSegment, wal_replay_fn,
 )

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from kvcore._native cimport KvVersion
 from kvcore._rows cimport KvRows, Rows
-from kvcore._wal cimport Log
+from kvcore._pin cimport Pin
 
 
 # One operation's answer, as apply leaves it: nodes in execution order, rows in one KvRows.
@@ -46,14 +46,14 @@ cdef class KeyValue:
     cdef bytes _value
     cdef Rows rows
     cdef uint64_t index          # in rows; without them and a key: the length of the cell's key
-    cdef Log log
+    cdef Pin pin
     cdef uint32_t key_len(self)
     cdef int _read_cell(self) except -1
 
 
 cdef class RangeResult:
     cdef Rows rows
-    cdef Log log
+    cdef Pin pin
     cdef uint64_t start
     cdef uint64_t n
     cdef bint keys_only
@@ -86,16 +86,16 @@ cdef class GrantResult:
     cdef readonly int64_t revision
 
 
-cdef bytes read_value(Log log, uint64_t pos, uint32_t key_len, uint32_t value_len)
-cdef int read_cell(Log log, uint64_t pos, uint32_t key_len, uint32_t value_len, list out) except -1
+cdef bytes read_value(Pin pin, uint64_t pos, uint32_t key_len, uint32_t value_len)
+cdef int read_cell(Pin pin, uint64_t pos, uint32_t key_len, uint32_t value_len, list out) except -1
 # Key and value are read when touched: the key from `rows`, or (both None) from the cell, then
 # `index` is its length.
-cdef KeyValue make_lazy_kv(bytes key, Rows rows, uint64_t index, const KvVersion* v, Log log)
-cdef KeyValue make_kv(bytes key, const KvVersion* v, Log log)
-cdef RangeResult make_range(Rows rows, Log log, uint64_t start, uint64_t n, int64_t count,
+cdef KeyValue make_lazy_kv(bytes key, Rows rows, uint64_t index, const KvVersion* v, Pin pin)
+cdef KeyValue make_kv(bytes key, const KvVersion* v, Pin pin)
+cdef RangeResult make_range(Rows rows, Pin pin, uint64_t start, uint64_t n, int64_t count,
                             bint more, int64_t revision, bint keys_only)
 cdef PutResult make_put(int64_t revision, KeyValue prev)
 # The Python object for the whole answer; takes the rows out of `r`.
-cdef object make_answer(KvResult* r, Log log)
+cdef object make_answer(KvResult* r, Pin pin)
 # The same over rows taken out before: may be called again.
-cdef object make_answer_over(KvResult* r, Rows rows, Log log)
+cdef object make_answer_over(KvResult* r, Rows rows, Pin pin)

@@ -3,11 +3,11 @@
 
     RangeResult ── Rows: | record | record | ...  and one arena of keys     (copied under the lock)
          │            └── columns as NumPy views
-         └── Log: values stay where they are until somebody touches one     (mapped, CRC compared)
+         └── Pin: values stay where they are until somebody touches one     (mapped, CRC compared)
 
 A range of 500 costs the copy of 500 records; bytes objects are made for what is looked at.
 Thread safety: immutable but for caches filled once (a race fills twice with equal objects).
-Ownership: a result keeps its rows and the log's mappings alive, also after the store is closed.
+Ownership: a result keeps its rows and the segments mapped, also after the store is closed.
 None of these classes can be part of a reference cycle, so the collector does not track them.
 May not know: index, engine.
 """
@@ -22,7 +22,8 @@ from kvcore._command cimport (CMD_DELETE, CMD_LEASE_GRANT, CMD_PUT, CMD_RANGE, C
                               FLAG_KEYS_ONLY, FLAG_PREV, FLAG_SINGLE)
 from kvcore._native cimport KV_CORRUPT, KvRow, KvSlice, KvVersion, kv_raise
 from kvcore._rows cimport Rows, rows_free, rows_init
-from kvcore._wal cimport Log, wal_value
+from kvcore._pin cimport Pin
+from kvcore._wal cimport wal_value
 
 cdef enum:
     VALUE_HEAD = 5               # bytes between a cell's key and its value
@@ -64,15 +65,15 @@ cdef int64_t result_add(KvResult* r, uint8_t kind, uint8_t flags) noexcept nogil
 # Python face
 # =================================================================================================
 
-cdef int read_cell(Log log, uint64_t pos, uint32_t key_len, uint32_t value_len, list out) except -1:
+cdef int read_cell(Pin pin, uint64_t pos, uint32_t key_len, uint32_t value_len, list out) except -1:
     """Key and value of a cell, appended to `out`; CorruptError when they do not agree with their
     CRC."""
     cdef KvSlice value
     cdef void* owned = NULL
-    cdef int status = wal_value(&log.c, pos, key_len, value_len, &value, &owned)
+    cdef int status = wal_value(&pin.log.c, pos, key_len, value_len, &value, &owned)
     if status != 0:
-        kv_raise(status, f"kvcore: corrupt: cell at log position {pos:#x} ({log.path or 'memory'})"
-                 if status == KV_CORRUPT else None)
+        kv_raise(status, f"kvcore: corrupt: cell at log position {pos:#x} "
+                 f"({pin.log.path or 'memory'})" if status == KV_CORRUPT else None)
     try:
         out.append(PyBytes_FromStringAndSize(<const char*>value.ptr - VALUE_HEAD - key_len,
                                              key_len))
@@ -82,14 +83,14 @@ cdef int read_cell(Log log, uint64_t pos, uint32_t key_len, uint32_t value_len, 
     return 0
 
 
-cdef bytes read_value(Log log, uint64_t pos, uint32_t key_len, uint32_t value_len):
+cdef bytes read_value(Pin pin, uint64_t pos, uint32_t key_len, uint32_t value_len):
     """The value of a cell as bytes; CorruptError when it does not agree with its CRC."""
     cdef KvSlice value
     cdef void* owned = NULL
-    cdef int status = wal_value(&log.c, pos, key_len, value_len, &value, &owned)
+    cdef int status = wal_value(&pin.log.c, pos, key_len, value_len, &value, &owned)
     if status != 0:
-        kv_raise(status, f"kvcore: corrupt: value at log position {pos:#x} ({log.path or 'memory'})"
-                 if status == KV_CORRUPT else None)
+        kv_raise(status, f"kvcore: corrupt: value at log position {pos:#x} "
+                 f"({pin.log.path or 'memory'})" if status == KV_CORRUPT else None)
     try:
         return PyBytes_FromStringAndSize(<const char*>value.ptr, value.len)
     finally:
@@ -122,11 +123,12 @@ cdef class KeyValue:
     cdef int _read_cell(self) except -1:
         """Key and value together, where the key is known by its cell alone."""
         cdef list found = []
-        if self.log is None:
+        if self.pin is None:
             raise TypeError("KeyValue objects come from a store")
-        read_cell(self.log, self.v.pos, <uint32_t>self.index, self.v.len, found)
+        read_cell(self.pin, self.v.pos, <uint32_t>self.index, self.v.len, found)
         self._value = <bytes>found[1]
         self._key = <bytes>found[0]
+        self.pin = None
         return 0
 
     cdef uint32_t key_len(self):
@@ -141,7 +143,8 @@ cdef class KeyValue:
         if self._value is None and self._key is None and self.rows is None:
             self._read_cell()
         if self._value is None:
-            self._value = read_value(self.log, self.v.pos, self.key_len(), self.v.len)
+            self._value = read_value(self.pin, self.v.pos, self.key_len(), self.v.len)
+            self.pin = None                  # from here on it holds no segment of the log
         return self._value
 
     @property
@@ -181,22 +184,22 @@ cdef class KeyValue:
                 f"version={self.v.version}, lease={self.v.lease})")
 
 
-cdef KeyValue make_lazy_kv(bytes key, Rows rows, uint64_t index, const KvVersion* v, Log log):
+cdef KeyValue make_lazy_kv(bytes key, Rows rows, uint64_t index, const KvVersion* v, Pin pin):
     cdef KeyValue kv = KeyValue.__new__(KeyValue)
     kv.v = v[0]
     kv._key = key
     kv.rows = rows
     kv.index = index
-    kv.log = log
+    kv.pin = pin
     return kv
 
 
-cdef KeyValue make_kv(bytes key, const KvVersion* v, Log log):
+cdef KeyValue make_kv(bytes key, const KvVersion* v, Pin pin):
     """A KeyValue with its value read now, so that damage shows in the call that met it."""
     cdef KeyValue kv = KeyValue.__new__(KeyValue)
     kv.v = v[0]
     kv._key = key
-    kv._value = read_value(log, v.pos, len(key), v.len)
+    kv._value = read_value(pin, v.pos, len(key), v.len)
     return kv
 
 
@@ -233,7 +236,7 @@ cdef class RangeResult:
         kv.v = self.rows.c.rows[self.start + i].v
         kv.rows = self.rows
         kv.index = self.start + i
-        kv.log = self.log
+        kv.pin = self.pin
         if self.keys_only:
             kv._value = b""
         return kv
@@ -278,7 +281,7 @@ cdef class RangeResult:
         out = [None] * self.n
         for i in range(self.n):
             r = &self.rows.c.rows[self.start + i]
-            out[i] = read_value(self.log, r.v.pos, r.key_len, r.v.len)
+            out[i] = read_value(self.pin, r.v.pos, r.key_len, r.v.len)
         return out
 
     @property
@@ -306,11 +309,11 @@ cdef class RangeResult:
                 f"revision={self.revision}>")
 
 
-cdef RangeResult make_range(Rows rows, Log log, uint64_t start, uint64_t n, int64_t count,
+cdef RangeResult make_range(Rows rows, Pin pin, uint64_t start, uint64_t n, int64_t count,
                             bint more, int64_t revision, bint keys_only):
     cdef RangeResult r = RangeResult.__new__(RangeResult)
     r.rows = rows
-    r.log = log
+    r.pin = pin
     r.start = start
     r.n = n
     r.count = count
@@ -401,10 +404,10 @@ cdef PutResult make_put(int64_t revision, KeyValue prev):
     return r
 
 
-cdef object _answer(KvResult* r, uint32_t* i, Rows rows, Log log):
+cdef object _answer(KvResult* r, uint32_t* i, Rows rows, Pin pin):
     """The object for answer *i and, for a transaction, for those below it; moves *i behind them."""
     cdef KvResp* a = &r.resps[i[0]]
-    cdef RangeResult found = make_range(rows, log, a.row_start, a.row_n, a.count, a.more,
+    cdef RangeResult found = make_range(rows, pin, a.row_start, a.row_n, a.count, a.more,
                                         a.revision, a.flags & FLAG_KEYS_ONLY != 0)
     cdef DeleteResult deleted
     cdef TxnResult txn
@@ -427,7 +430,7 @@ cdef object _answer(KvResult* r, uint32_t* i, Rows rows, Log log):
         txn = TxnResult.__new__(TxnResult)
         txn.revision = a.revision
         txn.succeeded = a.succeeded
-        txn.responses = [_answer(r, i, rows, log) for _ in range(a.children)]
+        txn.responses = [_answer(r, i, rows, pin) for _ in range(a.children)]
         return txn
     if a.kind == CMD_LEASE_GRANT:
         grant = GrantResult.__new__(GrantResult)
@@ -438,13 +441,13 @@ cdef object _answer(KvResult* r, uint32_t* i, Rows rows, Log log):
     return a.revision                    # COMPACT
 
 
-cdef object make_answer(KvResult* r, Log log):
+cdef object make_answer(KvResult* r, Pin pin):
     cdef Rows rows = Rows.__new__(Rows)
     rows.c = r.rows                      # the object owns them from here on
     rows_init(&r.rows)
-    return make_answer_over(r, rows, log)
+    return make_answer_over(r, rows, pin)
 
 
-cdef object make_answer_over(KvResult* r, Rows rows, Log log):
+cdef object make_answer_over(KvResult* r, Rows rows, Pin pin):
     cdef uint32_t i = 0
-    return _answer(r, &i, rows, log)
+    return _answer(r, &i, rows, pin)

@@ -51,8 +51,3 @@ cdef bint seg_looks_used(const uint8_t* base, uint64_t n, uint32_t shift,
                          uint64_t seq) noexcept nogil
 # Bytes from `off` to the last one that is not zero.
 cdef uint64_t bytes_to_last_nonzero(const uint8_t* base, uint64_t off, uint64_t n) noexcept nogil
-
-# Publishes s (NULL: a hole) as the next entry of the table.  REQUIRES: the committer role.
-cdef int table_push(Wal* w, WalSegment* s) noexcept nogil
-# Frees every segment and every table.  REQUIRES: no reader any more.
-cdef void table_free(Wal* w) noexcept nogil

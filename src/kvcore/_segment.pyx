@@ -29,7 +29,6 @@ from kvcore._wal cimport (
 cdef enum:
     FORMAT = 1
     ZERO_CHUNK = 256 * 1024
-    FIRST_TABLE = 64                 # segments in the first table
 
 cdef uint8_t[ZERO_CHUNK] ZEROS
 
@@ -327,38 +326,3 @@ cdef uint64_t bytes_to_last_nonzero(const uint8_t* base, uint64_t off, uint64_t 
     while end > off and base[end - 1] == 0:
         end -= 1
     return end - off
-
-
-# ---- C face: the table of segments ---------------------------------------------------------------
-
-
-cdef int table_push(Wal* w, WalSegment* s) noexcept nogil:
-    # Publishes s (NULL: a hole) as the next entry.  The slot behind the last one of a table keeps
-    # the table before it, half as long.
-    cdef WalSegment** table
-    cdef uint64_t cap = w.table_cap * 2 if w.table_cap else FIRST_TABLE
-    if w.segment_count == w.table_cap:
-        table = <WalSegment**>calloc(cap + 1, sizeof(WalSegment*))
-        if table == NULL:
-            return -ENOMEM
-        if w.segment_count:
-            memcpy(table, w.segments, w.segment_count * sizeof(WalSegment*))
-        table[cap] = <WalSegment*>w.segments
-        kv_store_u64(<uint64_t*>&w.segments, <uint64_t>table)
-        w.table_cap = cap
-    w.segments[w.segment_count] = s
-    kv_store_u64(&w.segment_count, w.segment_count + 1)
-    return 0
-
-
-cdef void table_free(Wal* w) noexcept nogil:
-    cdef WalSegment** older
-    cdef uint64_t i
-    for i in range(w.segment_count):
-        seg_free(w.io, w.segments[i], w.in_memory)
-    w.segment_count = 0
-    while w.segments != NULL:
-        older = <WalSegment**>w.segments[w.table_cap]
-        free(w.segments)
-        w.segments = older
-        w.table_cap //= 2

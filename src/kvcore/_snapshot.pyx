@@ -33,7 +33,7 @@ cdef class Snapshot:
     def __init__(self):
         raise TypeError("Snapshot objects come from Store.snapshot")
 
-    cdef int _pin(self, KvReader* r) except -1:
+    cdef int _begin(self, KvReader* r) except -1:
         """Keeps the index from being freed by close() while it is read without the lock."""
         if self.engine is None:
             raise TypeError("Snapshot objects come from Store.snapshot")
@@ -42,7 +42,7 @@ cdef class Snapshot:
             self.engine._leave()
             raise ClosedError("kvcore: the snapshot was released")
         self.engine.c.readers += 1
-        self.pins += 1
+        self.readers += 1
         r.view = self.snap.view
         self.engine._leave()
         r.wal = &self.engine.log.c
@@ -51,13 +51,13 @@ cdef class Snapshot:
         r.compact_revision = self.compact_revision
         return 0
 
-    cdef void _unpin(self) noexcept:
+    cdef void _end(self) noexcept:
         """A release() that came meanwhile is carried out by the last reader."""
         cdef Commit* c = &self.engine.c
         with nogil:
             kv_mutex_lock(&c.lock)
-            self.pins -= 1
-            if self.dropped and self.pins == 0:
+            self.readers -= 1
+            if self.dropped and self.readers == 0:
                 bt_release(&c.state.tree, self.snap)
                 self.snap = NULL
             c.readers -= 1
@@ -75,7 +75,7 @@ cdef class Snapshot:
             not_bytes(key, "key")
         if not key:
             raise EmptyKeyError()
-        self._pin(&r)
+        self._begin(&r)
         if at > r.revision:
             rc = KV_FUTURE_REV
         elif 0 < at < r.compact_revision:
@@ -84,11 +84,11 @@ cdef class Snapshot:
             at = 0
         if rc == KV_OK:
             rc = bt_find_at(&r.view, slice_of(<bytes>key), at, &v)
-        self._unpin()
+        self._end()
         if rc == KV_NOTFOUND:
             return None
         kv_raise(rc, r.compact_revision if rc == KV_COMPACTED else None)
-        return make_kv(<bytes>key, &v, self.engine.log)
+        return make_kv(<bytes>key, &v, self.pin)
 
     def range(self, start=None, end=None, **options):
         """As Store.range, on the snapshot."""
@@ -97,16 +97,16 @@ cdef class Snapshot:
         cdef KvReader r
         cdef KvResult res
         fill_range(&q, op.key, op.end)
-        self._pin(&r)
+        self._begin(&r)
         result_init(&res)
         try:
             with nogil:
                 res.status = answer_range(&r, &q, &res)
         finally:
-            self._unpin()
+            self._end()
         try:
             kv_raise(res.status, res.detail if res.status == KV_COMPACTED else None)
-            return make_answer(&res, self.engine.log)
+            return make_answer(&res, self.pin)
         finally:
             result_free(&res)
 
@@ -123,7 +123,7 @@ cdef class Snapshot:
         with nogil:
             kv_mutex_lock(&c.lock)
             self.dropped = True
-            if self.pins == 0:
+            if self.readers == 0:
                 snap = self.snap
                 self.snap = NULL
                 if snap != NULL and not c.closed:

@@ -43,6 +43,17 @@ cdef struct WalSegment:
     uint64_t map_bytes           # length of the mapping
     uint64_t written_upto        # blocks below are written or claimed by the appender (zero_lock)
     uint64_t end                 # offset behind the last batch; 0 while it is appended to
+    uint64_t live_bytes          # of cells that something names, when the newest census began
+    uint64_t empty_since         # number of the first census of a row that found none; 0: it did
+    WalSegment* next             # of those that were retired
+
+
+# A stretch of time between two retirements (_segment_table).
+cdef struct WalEpoch:
+    uint64_t pins
+    uint64_t number
+    WalEpoch* next
+    WalSegment* retired          # what ended it
 
 
 cdef struct Wal:
@@ -59,6 +70,12 @@ cdef struct Wal:
     uint64_t first_seq
     uint64_t segment_count
     uint64_t table_cap
+    uint64_t holes               # entries without a segment
+    KvMutex epoch_lock           # guards the following; a leaf
+    WalEpoch* epoch              # the newest
+    uint64_t epoch_number        # how many ended (atomic)
+    WalSegment* drained          # retired, and nobody may look at them any more
+    uint64_t retired_bytes       # of what is retired and not yet taken from there
     # guarded by the committer role
     uint8_t* staging             # header and payload of the batch being built
     uint64_t staging_cap

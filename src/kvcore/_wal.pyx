@@ -12,7 +12,7 @@ Invariants: (one-in-flight) with sync="always" a batch is written only when all 
 (first-error-stays) after the first failed write or sync nothing is written.
 Thread safety & ownership: appends and syncs by one caller at a time (the committer);
 wal_prepare_step by one other thread; reads by any thread, without a lock, below the end published
-by the last append.  Locks: spare_lock before zero_lock; neither is held while waiting for the GIL.
+by the last append.  Locks: spare_lock before zero_lock; none is held while waiting for the GIL.
 A Log owns its Wal; mappings live until the Log is deallocated, so results may outlive `shut`.
 May not know: what a payload means, who waits for it, indexes, checkpoints.
 Format: docs/log-format.md.
@@ -37,8 +37,9 @@ from kvcore._native cimport (
 from kvcore._recovery cimport check_format, raise_errno, recover_log, remove_file, set_segment_bytes
 from kvcore._segment cimport (
     batch_bytes, batch_write, seg_close_handle, seg_complete, seg_create, seg_create_memory,
-    seg_free, seg_zero, table_free, table_push,
+    seg_free, seg_zero,
 )
+from kvcore._segment_table cimport table_free, table_push
 
 from kvcore import _directory
 from kvcore._native import POSIX_IO
@@ -480,6 +481,7 @@ cdef class Log:
         memset(&self.c, 0, sizeof(Wal))
         kv_mutex_init(&self.c.spare_lock)
         kv_mutex_init(&self.c.zero_lock)
+        kv_mutex_init(&self.c.epoch_lock)
 
     def __init__(self, path=None, *, Io io=None, segment_bytes=DEFAULT_SEGMENT_BYTES, verify=True):
         if self.c.io != NULL:
@@ -512,6 +514,7 @@ cdef class Log:
         free(w.directory)
         kv_mutex_destroy(&w.spare_lock)
         kv_mutex_destroy(&w.zero_lock)
+        kv_mutex_destroy(&w.epoch_lock)
 
     @property
     def poison_errno(self):

@@ -7,15 +7,15 @@ from kvcore._commit cimport Commit
 from kvcore._event cimport EventCache
 from kvcore._native cimport KvSlice, KvVersion
 from kvcore._ring cimport RingRecord
+from kvcore._pin cimport Pin, Pins
 from kvcore._rows cimport KvRows, Rows
-from kvcore._wal cimport Log
 from kvcore._watchers cimport Taken, Watcher
 
 
 cdef class Watch:
     cdef object owner            # the store: keeps c alive
     cdef Commit* c
-    cdef Log log
+    cdef Pins pins
     cdef EventCache cache
     cdef int fork_generation
     cdef bint prev_kv
@@ -33,9 +33,11 @@ cdef class Watch:
     cdef KvRows fresh            # of a pass that is through, until they are Python's
     cdef int64_t fresh_from
     cdef int64_t fresh_upto
+    cdef uint64_t fresh_epoch    # the log's, when the pass began
     cdef Rows history            # what a pass over history found
     cdef uint64_t history_at
     cdef int64_t history_upto
+    cdef uint64_t history_epoch  # its rows are good as long as no segment was retired since
     cdef int _alive(self) except -1
     cdef int _lock(self) except -1
     cdef int _look(self, uint64_t limit, Taken* out, bint with_gil) noexcept nogil
@@ -50,6 +52,7 @@ cdef class Watch:
     cdef object _response(self, Taken* t)
     cdef object _batch(self, Taken* t)
     cdef KvVersion* _before(self, Taken* t, Rows rows) except? NULL
+    cdef int _keep(self, Taken* out, Pin pin) except -1
     cdef int _find_before(self, const RingRecord* recs, const KvSlice* keys, uint64_t n,
                           KvVersion* found) except -1
     cdef void _give_back(self, int64_t mod) noexcept
@@ -57,5 +60,5 @@ cdef class Watch:
     cdef object _get(self, uint64_t limit, object timeout, bint batch)
 
 
-cdef Watch make_watch(object owner, Commit* c, Log log, EventCache cache, bytes key, bytes end,
+cdef Watch make_watch(object owner, Commit* c, Pins pins, EventCache cache, bytes key, bytes end,
                       int64_t start, bint prev_kv, int flags)

@@ -37,9 +37,11 @@ from kvcore._native cimport (
     kv_fork_generation, kv_fork_watch, kv_load_int, kv_monotonic_clock, kv_mutex_lock,
     kv_mutex_lock_gil, kv_mutex_unlock, kv_raise,
 )
+from kvcore._pin cimport Pin, Pins
 from kvcore._ring cimport RingRecord
 from kvcore._rows cimport KvRows, Rows, rows_free, rows_init, rows_key
-from kvcore._wal cimport Log, wal_value
+from kvcore._segment_table cimport table_pin
+from kvcore._wal cimport WalEpoch, wal_value
 from kvcore._watch_await cimport make_next
 from kvcore._watchers cimport (
     TAKE_HISTORY, TAKE_OK, WAITER_FREE, WATCH_NO_DELETE, WATCH_NO_PUT, Taken,
@@ -129,6 +131,8 @@ cdef class Watch:
             return KV_COMPACTED
         if self.w.group == NULL:
             return LOOK_CANCELLED
+        if self.w.held_rows and self.history_epoch != self.c.wal.epoch_number:
+            self.w.held_rows = 0             # what they name may have moved: read it again
         if self.w.held_rows:
             if not with_gil:
                 return LOOK_ROWS
@@ -196,6 +200,7 @@ cdef class Watch:
         c.readers += 1
         self.w.reading = True
         self.fresh_from = from_rev
+        self.fresh_epoch = c.wal.epoch_number
         kv_mutex_unlock(&c.lock)
         if many:
             most = min(max(bt_count(&snap.view, self.first, self.last) // PASS_SHARE, most),
@@ -233,6 +238,8 @@ cdef class Watch:
                 if rc == KV_OK and self.fresh.n == 0:
                     continue
                 rc = LOOK_PASS if rc == KV_OK else rc
+            if rc == LOOK_GOT:
+                out.epoch = table_pin(c.wal)
             if rc != LOOK_NOTHING or ns == 0:
                 break
             memset(&x, 0, sizeof(Waiter))
@@ -288,6 +295,7 @@ cdef class Watch:
         self.history = rows
         self.history_at = 0
         self.history_upto = self.fresh_upto
+        self.history_epoch = self.fresh_epoch
         # Something was given back meanwhile: the pass begins again, before these rows.
         self.w.held_rows = rows.c.n if self.w.next_rev == self.fresh_from else 0
         self.c.hub.held_rows += rows.c.n
@@ -312,8 +320,11 @@ cdef class Watch:
 
         Rows of history are taken with the GIL, so that the reference to them is too, before
         another reader puts the next pass in their place."""
+        cdef Pin pin
         cdef int rc
         while True:
+            self._alive()
+            pin = self.pins.now()
             self._lock()
             rc = self._look(limit, out, True)
             if rc == LOOK_GOT and out.in_history:
@@ -321,21 +332,45 @@ cdef class Watch:
                 Py_INCREF(self.history)
             kv_mutex_unlock(&self.c.lock)
             if rc == LOOK_PASS or (rc == LOOK_NOTHING and ns):
+                pin = None                   # a wait may be long
                 with nogil:
                     rc = self._wait(limit, ns, out)
-            if rc == LOOK_GOT or rc == LOOK_NOTHING:
+            if rc == LOOK_GOT:
+                self._keep(out, pin)
+                return rc
+            if rc == LOOK_NOTHING:
                 return rc
             if rc == LOOK_PASS:
                 self._install()
             elif rc != LOOK_ROWS:
                 self._fail(rc)
 
+    cdef int _keep(self, Taken* out, Pin pin) except -1:
+        """What was taken names places in the log: these stay."""
+        cdef WalEpoch* epoch = out.epoch
+        out.epoch = NULL
+        try:
+            if pin is None:
+                if epoch == NULL:
+                    raise OutOfMemoryError()
+                pin = self.pins.adopt(epoch)
+        except BaseException:
+            if out.n:
+                self._give_back(out.recs[0].mod)
+            raise
+        out.pin = <void*>pin
+        Py_INCREF(pin)
+        return 0
+
     cdef void _done(self, Taken* t):
         """What was taken is handed out, or lost to an error."""
         cdef void* owner = t.owner
+        cdef void* pin = t.pin
         taken_free(t)
         if owner != NULL:
             Py_DECREF(<object>owner)
+        if pin != NULL:
+            Py_DECREF(<object>pin)
 
     cdef object _next_response(self):
         """The next response, or None when there is none yet."""
@@ -372,6 +407,7 @@ cdef class Watch:
 
         A key of the ring is read, and verified, where its cell lies."""
         cdef KvVersion* found = <KvVersion*>calloc(t.n, sizeof(KvVersion))
+        cdef Pin pin = <Pin>t.pin
         cdef KvSlice keys[BEFORE_AT_ONCE]
         cdef void* owned[BEFORE_AT_ONCE]
         cdef uint64_t base = 0, i, n
@@ -387,7 +423,7 @@ cdef class Watch:
                         if rows is not None:
                             keys[i] = rows_key(&rows.c, t.seqs[base + i])
                             continue
-                        rc = wal_value(&self.log.c, t.recs[base + i].pos, t.recs[base + i].key_len,
+                        rc = wal_value(&pin.log.c, t.recs[base + i].pos, t.recs[base + i].key_len,
                                        t.recs[base + i].len, &keys[i], &owned[i])
                         kv_raise(rc)
                         keys[i].ptr -= VALUE_HEAD + t.recs[base + i].key_len
@@ -417,6 +453,7 @@ cdef class Watch:
     cdef object _response(self, Taken* t):
         cdef KvVersion* before = NULL
         cdef Rows rows = <Rows>t.owner if t.owner != NULL else None
+        cdef Pin pin = <Pin>t.pin
         cdef list events
         cdef uint64_t i
         if t.n == 0:
@@ -426,8 +463,8 @@ cdef class Watch:
                 before = self._before(t, rows)
             if t.n == 1:
                 return make_response(t.recs[0].mod, (make_event(
-                    self.cache, &t.recs[0], t.seqs[0], rows, self.log, before),))
-            events = [make_event(self.cache, &t.recs[i], t.seqs[i], rows, self.log,
+                    self.cache, &t.recs[0], t.seqs[0], rows, pin, before),))
+            events = [make_event(self.cache, &t.recs[i], t.seqs[i], rows, pin,
                                  &before[i] if before != NULL else NULL) for i in range(t.n)]
             return make_response(t.recs[0].mod, tuple(events))
         except BaseException:
@@ -452,7 +489,7 @@ cdef class Watch:
         b.recs = t.recs
         b.seqs = t.seqs
         b.n = t.n
-        b.log = self.log
+        b.pin = <Pin>t.pin if t.pin != NULL else None
         b.cache = self.cache
         b.revision = t.bookmark
         t.recs = NULL
@@ -612,13 +649,13 @@ cdef class Watch:
         return f"<kvcore.Watch of {span} from revision {self.begins}>"
 
 
-cdef Watch make_watch(object owner, Commit* c, Log log, EventCache cache, bytes key, bytes end,
+cdef Watch make_watch(object owner, Commit* c, Pins pins, EventCache cache, bytes key, bytes end,
                       int64_t start, bint prev_kv, int flags):
     """REQUIRES: nothing locked; the span is not empty."""
     cdef Watch w = Watch.__new__(Watch)
     cdef int rc
     w.owner = owner
-    w.log = log
+    w.pins = pins
     w.cache = cache
     w.prev_kv = prev_kv
     w.key = key

@@ -41,6 +41,7 @@ from kvcore._native cimport (
     kv_fork_watch, kv_monotonic_clock, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock,
     kv_mutex_trylock, kv_mutex_unlock, kv_raise,
 )
+from kvcore._pin cimport Pin
 from kvcore._result cimport read_cell
 from kvcore._ring cimport (
     RING_FULL, RING_INCREMENTAL, RING_MIN_CAPACITY, Ring, RingRecord, ring_after, ring_at,
@@ -143,7 +144,7 @@ cdef class _Slice:
     cdef RingRecord* recs        # pos of a record that is not IN_LOG: offset in data
     cdef uint64_t n
     cdef uint8_t* data
-    cdef Log log
+    cdef Pin pin                 # of what the others lie in
 
     def __dealloc__(self):
         free(self.recs)
@@ -234,7 +235,7 @@ cdef class CachedEvent:
         if self._key is not None:
             return 0
         if rec.note & IN_LOG:
-            read_cell(self.slice.log, rec.pos, rec.key_len, rec.len, found)
+            read_cell(self.slice.pin, rec.pos, rec.key_len, rec.len, found)
             self._value = b"" if rec.note & KIND_MASK == KIND_DELETE else <bytes>found[1]
             self._key = <bytes>found[0]
             return 0
@@ -336,6 +337,7 @@ cdef class WatchCache:
     cdef Clock clock
     cdef const KvClock* table         # the clock's
     cdef Log log                      # of the records that are IN_LOG; set once
+    cdef list pins                    # of that log: (first sequence number, Pin), in order
     cdef int fork_generation
     cdef int64_t newest
     cdef uint64_t longest_pause_ns
@@ -343,6 +345,7 @@ cdef class WatchCache:
     def __cinit__(self, str resource not None, capacity=100_000, compaction_interval=30.0,
                   policy="incremental", Clock clock=None):
         kv_mutex_init(&self.guard)
+        self.pins = []
         self.fork_generation = kv_fork_generation()
         capacity = operator.index(capacity)
         if capacity < RING_MIN_CAPACITY:
@@ -480,17 +483,42 @@ cdef class WatchCache:
 
     cdef int _add_change(self, Event event) except -1:
         cdef RingRecord rec = event.rec
-        if event.log is None:
+        if event.pin is None:
             raise TypeError("Event objects come from a watch")
         rec.note = KIND_PUT if rec.version else KIND_DELETE
         if event.rows is not None and rec.version == 0:     # of history: there is no cell of it
             return self._add_copied(&rec, event.kv.key, event.kv.value)
         if self.log is None:
-            self.log = event.log
-        if event.log is not self.log:
+            self.log = event.pin.log
+        if event.pin.log is not self.log:
             return self._add_copied(&rec, event.kv.key, event.kv.value)
         rec.note |= IN_LOG
+        self._hold(event.pin)
         return self._add(&rec, NULL, NULL)
+
+    cdef int _hold(self, Pin pin) except -1:
+        """What the records about to come name stays readable; pins that no record needs go."""
+        cdef Pin last
+        while len(self.pins) > 1 and self.pins[1][0] <= self.ring.first:
+            del self.pins[0]
+        if self.pins:
+            last = self.pins[-1][1]
+            if pin.number == last.number:
+                return 0
+            if pin.number < last.number:     # an older event: its pin keeps what the newer keeps
+                self.pins[-1] = (self.pins[-1][0], pin)
+                return 0
+        self.pins.append((self.ring.next, pin))
+        return 0
+
+    cdef Pin _oldest(self, Pin known):
+        """The pin that keeps the most: what all records name."""
+        cdef Pin pin
+        for _, held in self.pins:
+            pin = held
+            if known is None or pin.number < known.number:
+                known = pin
+        return known
 
     def add_event(self, event):
         """Takes in one event; returns nothing.
@@ -544,6 +572,7 @@ cdef class WatchCache:
         """
         cdef Reading q
         cdef _Slice slice
+        cdef Pin pin = self._oldest(None)
         cdef list events = []
         cdef bint first = True
         cdef int64_t most = operator.index(limit)
@@ -567,7 +596,8 @@ cdef class WatchCache:
             if status == KV_COMPACTED:
                 raise CompactedError(compact_revision=q.dropped_mod)
             kv_raise(status)
-            slice.log = self.log
+            pin = self._oldest(pin)          # of records that came meanwhile, too
+            slice.pin = pin
             slice.add_events(events)
             first = False
         return events

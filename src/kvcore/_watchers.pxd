@@ -14,6 +14,7 @@ from libc.string cimport memcmp
 from kvcore._native cimport KvCond, KvSlice
 from kvcore._ring cimport Ring, RingRecord
 from kvcore._wakeups cimport Ready
+from kvcore._wal cimport WalEpoch
 
 cdef enum:
     WATCH_NO_PUT = 1
@@ -121,6 +122,8 @@ cdef struct Taken:
     bint progress                # nothing but a bookmark that was asked for
     bint in_history              # seqs are rows of a pass over history, which `owner` holds
     void* owner
+    void* pin                    # a Pin object: what the records name stays readable
+    WalEpoch* epoch              # the same, taken without the GIL
 
 
 cdef int hub_init(Hub* h, uint64_t capacity) noexcept nogil

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of a log's segments, and when one that left it may go.  Contracts: the module."""
+
+from libc.stdint cimport uint64_t
+
+from kvcore._wal cimport Wal, WalEpoch, WalSegment
+
+# Publishes s (NULL: a hole) as the next entry.  REQUIRES: the committer role.
+cdef int table_push(Wal* w, WalSegment* s) noexcept nogil
+# Takes segment `seq` out of the table; it goes when nobody may look at it.  REQUIRES: the lock
+# under which positions are looked up, and that no position in it can be looked up any more.
+# KV_OK, KV_NOMEM (nothing happened).
+cdef int table_retire(Wal* w, uint64_t seq) noexcept nogil
+# One retired segment that nobody may look at, now the caller's; NULL: there is none.
+cdef WalSegment* table_take_drained(Wal* w) noexcept nogil
+# Who looks up positions holds a pin from before that until it has read what they name.  NULL: no
+# memory.
+cdef WalEpoch* table_pin(Wal* w) noexcept nogil
+cdef void table_unpin(Wal* w, WalEpoch* e) noexcept nogil
+# Frees every segment and every table.  REQUIRES: no reader any more.
+cdef void table_free(Wal* w) noexcept nogil
