@@ -83,7 +83,8 @@ def test_timeouts(db: kvcore.Store) -> None:
 def test_interrupted_wait(ram_dir: Path) -> None:
     """Ctrl-C ends a wait in the main thread; the watch goes on."""
     code = """
-import sys, kvcore
+import signal, sys, kvcore
+signal.signal(signal.SIGINT, signal.default_int_handler)     # a shell's background job ignores it
 with kvcore.open() as db:
     watch = db.watch()
     try:
