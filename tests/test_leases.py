@@ -584,3 +584,20 @@ def test_threads(open_store: Opener) -> None:
     clock.advance(10)
     finish(db)
     assert (ids(db), db.range(count_only=True).count) == ([], 0)
+
+
+def test_keepalive_when_its_time_is_over(timed: Timed) -> None:
+    """At the very end of its time it is too late, also before the background work."""
+    lease = timed.db.lease(5)
+    timed.db.put(b"a", lease=lease.id)
+    timed.clock.advance(5)
+    assert (lease.keepalive(), ids(timed.db), timed.db.get(b"a")) == (0, [], None)
+
+
+def test_revoked_out_of_the_middle(timed: Timed) -> None:
+    """One taken out of the middle leaves the others in their order."""
+    leases = {ttl: timed.db.lease(ttl) for ttl in (2, 10, 3, 20, 30, 4, 5)}
+    leases[20].revoke()
+    timed.db._check()
+    timed.pass_(5)
+    assert [lease.granted_ttl for lease in timed.db.leases()] == [10, 30]

@@ -641,3 +641,56 @@ def test_compaction_below_the_backlog(open_store: Opener) -> None:
     db.compact(40, physical=True)
     finish(db)
     assert [r.revision for r in drain(watch)] == list(range(52, 352))
+
+
+# --- found by planting bugs ----------------------------------------------------------------------
+
+
+def test_progress_behind_filtered_events(db: kvcore.Store) -> None:
+    """Events that a filter passes over do not take the answer back before the question."""
+    watch, other = db.watch(key=b"k", no_put=True), db.watch(key=b"k")
+    db.put(b"k")
+    db.put(b"other")
+    watch.progress()
+    db.put(b"k")
+    db.delete(b"k")
+    assert [(r.revision, r.is_progress) for r in drain(watch)] == [(3, True), (5, False)]
+    assert [r.revision for r in drain(other)] == [2, 4, 5]
+
+
+def test_read_up_watches_survive_compaction(open_store: Opener) -> None:
+    """Several of one span, that no event concerned between their last and the compaction."""
+    db = open_store(watch_capacity=100, maintenance=False)
+    watches = [db.watch(key=b"k") for _ in range(2)]
+    db.put(b"k")
+    assert [watch.get(0).revision for watch in watches] == [2, 2]
+    db.put_many([(b"other", b"")] * 5)
+    db.compact(db.revision)
+    db.put_many([(b"k", b"")] * 500)
+    for watch in watches:
+        assert [r.revision for r in drain(watch)] == list(range(8, 508))
+
+
+def test_no_periodic_progress_behind_history(open_store: Opener) -> None:
+    """What came from history in the interval tells how far the watch is, too."""
+    clock = ManualClock()
+    db = open_store(clock=clock, maintenance=False, progress_interval=10.0)
+    db.put(b"a")
+    finish(db)
+    watch = db.watch(start_revision=2, progress_notify=True)
+    assert [r.revision for r in drain(watch)] == [2]
+    for wanted in ([], [(2, True)]):
+        clock.advance(11)
+        finish(db)
+        assert [(r.revision, r.is_progress) for r in drain(watch)] == wanted
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_prev_asked_by_one_of_two(db: kvcore.Store, first: int) -> None:
+    """The shared event of one is not the other's."""
+    watches = [db.watch(key=b"k"), db.watch(key=b"k", prev_kv=True)]
+    db.put(b"k", b"1")
+    db.put(b"k", b"2")
+    got = {n: [r.events[0].prev_kv for r in drain(watches[n])] for n in (first, 1 - first)}
+    assert [prev and prev.value for prev in got[1]] == [None, b"1"]
+    assert got[0] == [None, None]

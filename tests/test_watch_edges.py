@@ -586,3 +586,16 @@ def test_slow_watches_stay_light(opened: Any) -> None:
         most = max(most, db.status().watch_bytes)
     assert most <= 50 * 256 * 8 + 100 * 2 * 48 + (1 << 16)
     assert len(watches[7].get_batch(limit=1_000_000, timeout=0)) > 0
+
+
+def test_forgotten_while_its_progress_waits(db: kvcore.Store) -> None:
+    """Of watches of the future that were asked, those that are gone take no other's answer along."""
+    watches = [db.watch(key=b"k", start_revision=5) for _ in range(60)]
+    for watch in watches:
+        watch.progress()
+    del watches[::2], watch
+    new = [db.watch(key=b"other") for _ in range(60)]  # where those were
+    db.put_many([(b"x", b"")] * 4)
+    assert [[(r.revision, r.is_progress) for r in drain(watch)] for watch in watches] == (
+        [[(5, True)]] * 30)
+    assert [drain(watch) for watch in new] == [[]] * 60

@@ -325,3 +325,37 @@ async def _some(watch: Any, count: int) -> Any:
     """The first responses, numbered."""
     for number in range(count):
         yield await anext(watch), number
+
+
+def test_a_pass_wakes_who_waited_for_it(open_store: Opener, nothing_hangs: None) -> None:
+    """Readers that share a watch: one reads history, the others take what it found.
+
+    No write comes to wake them, and they wait without end."""
+    db = open_store()
+    for i in range(0, 100_000, 10_000):
+        db.put_many([(b"k%07d" % j, b"v") for j in range(i, i + 10_000)])
+    for _ in range(5):
+        watch = db.watch(prefix=b"k", start_revision=2)
+        got = run_all(*[lambda watch=watch: watch.get()] * 3)
+        assert sorted(r.revision for r in got) == [2, 3, 4]
+
+
+def test_next_revision_while_history_is_read(open_store: Opener) -> None:
+    """It never runs ahead of what was delivered."""
+    db = open_store()
+    for i in range(0, 100_000, 10_000):
+        db.put_many([(b"k%07d" % j, b"v") for j in range(i, i + 10_000)])
+    watch = db.watch(prefix=b"k", start_revision=2)
+    done: list[int] = []
+
+    def read() -> None:
+        done.append(watch.get().revision)
+
+    def look() -> list[int]:
+        seen = [watch.next_revision]
+        while not done:
+            seen.append(watch.next_revision)
+        return seen
+
+    seen = run_all(read, look)[1]
+    assert set(seen) <= {2, 3}

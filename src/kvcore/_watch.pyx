@@ -302,6 +302,7 @@ cdef class Watch:
         self.w.reading = False
         if self.w.group != NULL:
             hub_rouse(&self.c.hub, &self.w)
+            hub_wake(&self.c.hub, 2)         # no write may come to do it
         kv_mutex_unlock(&self.c.lock)
         return 0
 
@@ -312,6 +313,7 @@ cdef class Watch:
         self.w.reading = False
         if self.w.group != NULL:
             hub_rouse(&self.c.hub, &self.w)
+            hub_wake(&self.c.hub, 2)
         kv_mutex_unlock(&self.c.lock)
         return 0
 

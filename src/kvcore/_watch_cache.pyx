@@ -499,14 +499,16 @@ cdef class WatchCache:
     cdef int _hold(self, Pin pin) except -1:
         """What the records about to come name stays readable; pins that no record needs go."""
         cdef Pin last
+        cdef Py_ssize_t n
         while len(self.pins) > 1 and self.pins[1][0] <= self.ring.first:
             del self.pins[0]
-        if self.pins:
-            last = self.pins[-1][1]
+        n = len(self.pins)
+        if n:
+            last = self.pins[n - 1][1]
             if pin.number == last.number:
                 return 0
             if pin.number < last.number:     # an older event: its pin keeps what the newer keeps
-                self.pins[-1] = (self.pins[-1][0], pin)
+                self.pins[n - 1] = (self.pins[n - 1][0], pin)
                 return 0
         self.pins.append((self.ring.next, pin))
         return 0

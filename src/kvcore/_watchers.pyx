@@ -623,7 +623,8 @@ cdef int hub_take(Hub* h, Watcher* w, int64_t revision, uint64_t limit, Taken* o
         w.told = True
     elif w.asked and not w.held:
         out.progress = True
-        out.bookmark = max(out.bookmark, w.next_rev - 1)     # a later event may be delivered
+        # Filtered events may lie before the question, delivered ones behind it.
+        out.bookmark = max(max(out.bookmark, w.asked_rev), w.next_rev - 1)
         w.asked = False
     if w.asked and not w.held and out.n and limit > 1 and out.bookmark >= w.asked_rev:
         w.asked = False                      # a batch carries its bookmark with it
