@@ -46,6 +46,7 @@ MODULES = {
     "kvcore._hash": [],
     "kvcore._checkpoint": [],
     "kvcore._commit": [],
+    "kvcore._space": [],
     "kvcore._maintenance": [],
     "kvcore._lease": [],
     "kvcore._watch": [],

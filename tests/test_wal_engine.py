@@ -123,6 +123,36 @@ def test_checkpoint_names_a_segment_that_is_not_there(tmp_path: Path) -> None:
     log.shut()
 
 
+def test_checkpoint_names_an_empty_segment(tmp_path: Path) -> None:
+    """One in which nothing lives may be there or not; one it does not name is only a file."""
+    log, ends = filled(tmp_path / "log", 10)
+    names = log.segments()
+    log.shut()
+    listed = {**names, 2: (*names[2], 0)}
+    del listed[1]
+    again = LogProbe(tmp_path / "log")
+    again.recover(ends[8], listed)
+    assert again.read(2 * SMALL + 64, 4) == b"KVB1", "there, and the older checkpoint may need it"
+    with pytest.raises(errors.CorruptError):
+        again.read(1 * SMALL + 64, 1)
+    again.shut()
+    segment(tmp_path / "log", 2).unlink()
+    again = LogProbe(tmp_path / "log")
+    again.recover(ends[8], listed)
+    assert not segment(tmp_path / "log", 2).exists()
+    assert segment(tmp_path / "log", 1).exists()
+    again.start()
+    while max(again.segments()) < max(names) + 2:       # the file of 1 is written again
+        again.append(COMMANDS, b"x" * (SMALL // 4), count=1)
+        again.sync()
+    assert not segment(tmp_path / "log", 1).exists()
+    again.shut()
+    again = LogProbe(tmp_path / "log")
+    again.recover(ends[8], listed)
+    assert again.batches[-1].payload == b"x" * (SMALL // 4) and not again.log.recovery.clean
+    again.shut()
+
+
 def test_log_that_ends_before_the_checkpoint_is_refused(tmp_path: Path) -> None:
     log, ends = filled(tmp_path / "log", 2)
     log.shut()

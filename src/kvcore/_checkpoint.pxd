@@ -34,7 +34,8 @@ cdef struct CkSegment:
     uint64_t nonce
     uint32_t seed
     uint32_t zero
-    uint64_t live_bytes
+    uint64_t live_bytes          # of cells that some version names
+    uint64_t history_bytes       # of these, cells that no newest version names
 
 
 cdef struct CkWriter:
@@ -49,6 +50,7 @@ cdef struct CkWriter:
     CkSegment* table
     int64_t* leases              # (id, ttl) of each
     uint64_t first_seq
+    uint64_t span                # entries of the table while it is counted: holes too
     uint64_t off
     uint64_t synced
     KvBuf block

@@ -122,14 +122,15 @@ cdef int ck_begin(CkWriter* w, const KvIo* io, const char* directory, const char
     last = (info.replay_from - WAL_HEADER_BYTES - 1) // wal.segment_bytes
     w.first_seq = wal.first_seq
     if last >= w.first_seq:
-        w.info.segments = min(last - w.first_seq + 1, wal.segment_count)
-    w.table = <CkSegment*>calloc(w.info.segments + 1, sizeof(CkSegment))
+        w.span = min(last - w.first_seq + 1, wal.segment_count)
+    w.table = <CkSegment*>calloc(w.span + 1, sizeof(CkSegment))
     if w.tmp_path == NULL or w.final_path == NULL or w.dir_path == NULL or w.table == NULL:
         return KV_NOMEM
-    for i in range(w.info.segments):
-        w.table[i].seq = wal.segments[i].seq
-        w.table[i].nonce = wal.segments[i].nonce
-        w.table[i].seed = wal.segments[i].seed
+    for i in range(w.span):
+        if wal.segments[i] != NULL and not wal.segments[i].retired:
+            w.table[i].seq = wal.segments[i].seq
+            w.table[i].nonce = wal.segments[i].nonce
+            w.table[i].seed = wal.segments[i].seed
     return KV_OK
 
 
@@ -146,10 +147,15 @@ cdef int _open_file(CkWriter* w) noexcept nogil:
     return KV_OK
 
 
-cdef void _count_live(CkWriter* w, const KvVersion* v, uint64_t key_len) noexcept nogil:
+cdef void _count_live(CkWriter* w, const KvVersion* v, uint64_t key_len,
+                      bint newest) noexcept nogil:
     cdef uint64_t seq = v.pos // w.info.segment_bytes
-    if v.version and w.first_seq <= seq < w.first_seq + w.info.segments:
-        w.table[seq - w.first_seq].live_bytes += CELL_HEAD + key_len + v.len
+    cdef CkSegment* s
+    if v.version and w.first_seq <= seq < w.first_seq + w.span:
+        s = &w.table[seq - w.first_seq]
+        s.live_bytes += CELL_HEAD + key_len + v.len
+        if not newest:
+            s.history_bytes += CELL_HEAD + key_len + v.len
 
 
 cdef int _add_key(CkWriter* w, KvSlice key, uint64_t first, uint32_t n) noexcept nogil:
@@ -171,7 +177,7 @@ cdef int _add_key(CkWriter* w, KvSlice key, uint64_t first, uint32_t n) noexcept
     p += 8 + suffix
     for i in range(n):
         memcpy(p, &w.rows.rows[first + i].v, sizeof(KvVersion))
-        _count_live(w, &w.rows.rows[first + i].v, key.len)
+        _count_live(w, &w.rows.rows[first + i].v, key.len, i == n - 1)
         p += sizeof(KvVersion)
     w.block.len += 8 + suffix + <uint64_t>n * sizeof(KvVersion)
     w.last_key.len = 0
@@ -240,8 +246,13 @@ cdef int _write_end(CkWriter* w) noexcept nogil:
     """Tables, footer, then the header that makes the file one."""
     cdef uint8_t header[CK_HEADER_BYTES]
     cdef uint8_t footer[16]
+    cdef uint64_t i
     cdef int rc
     w.info.table_off = w.off
+    for i in range(w.span):
+        if w.table[i].seq:
+            w.table[w.info.segments] = w.table[i]
+            w.info.segments += 1
     memcpy(footer, END_MAGIC, 8)
     memcpy(footer + 8, &w.info.blocks, 8)
     rc = _write_table(w, w.table, w.info.segments, sizeof(CkSegment))

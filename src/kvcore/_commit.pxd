@@ -4,10 +4,11 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from kvcore._btree cimport BtSnapshot
-from kvcore._checkpoint cimport CkWriter
+from kvcore._checkpoint cimport CkSegment, CkWriter
 from kvcore._command cimport KvBuf
 from kvcore._native cimport KvClock, KvCond, KvMutex, KvThread
 from kvcore._result cimport KvResult
+from kvcore._rows cimport KvRows
 from kvcore._state cimport KvState
 from kvcore._wakeups cimport Ready
 from kvcore._wal cimport Wal
@@ -18,6 +19,10 @@ cdef enum:
     REQ_TAKEN = 1                # a committer has it: it can no longer be withdrawn
     REQ_ELECTED = 2              # its waiter holds the committer role
     REQ_DONE = 3
+
+    SPACE_IDLE = 0
+    SPACE_COUNTING = 1
+    SPACE_MOVING = 2
 
     SYNC_ALWAYS = 0
     SYNC_INTERVAL = 1
@@ -55,6 +60,39 @@ cdef struct CachedSnapshot:
     int64_t revision
     uint64_t used_ns
     int readers
+
+
+# How space comes back (_space): the newest census, and the walk under way.
+cdef struct Space:
+    # guarded by lock
+    uint64_t number              # of the newest census: its checkpoint's, or in memory counted here
+    int64_t revision             # of the store when it began
+    uint64_t live_bytes          # cells of newest versions
+    uint64_t history_bytes       # cells of older ones
+    uint64_t gone                # versions compacted when it began
+    uint64_t appended            # bytes of log when it began
+    uint64_t moved_bytes
+    uint64_t moved_values
+    uint64_t retired_segments
+    bint pressed                 # near the quota: segments are emptied that gain little
+    # guarded by step_lock
+    uint64_t began_gone          # of a census under way
+    uint64_t began_appended
+    bint may_retire
+    bint may_move
+    bint recount                 # segments were emptied: a census would find them
+    int walking                  # SPACE_*
+    BtSnapshot* snap
+    int64_t walk_revision
+    int64_t walk_floor
+    uint64_t walk_end
+    KvBuf cursor                 # last key walked over
+    KvRows rows
+    CkSegment* table             # of a census in memory
+    uint64_t first_seq
+    uint64_t span
+    KvBuf batch                  # moves not yet written
+    uint32_t batch_count
 
 
 cdef struct Commit:
@@ -114,6 +152,10 @@ cdef struct Commit:
     int64_t ck_revision
     uint64_t ck_applied          # applied index and log position of the newest one
     uint64_t ck_pos
+    uint64_t ck_written          # bytes of all of this run
+    uint64_t ck_bytes            # size of the newest one
+    uint64_t ck_ended_ns         # when it ended; 0: not in this run
+    Space space
     int maint_status             # the newest failure of background work
     # statistics, guarded by lock
     uint64_t batches

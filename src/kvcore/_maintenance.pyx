@@ -18,13 +18,15 @@ from libc.string cimport memset
 from kvcore._btree cimport bt_compact_step, bt_drain_step, bt_release, bt_snapshot
 from kvcore._checkpoint cimport CkInfo, ck_begin, ck_end, ck_step
 from kvcore._command cimport encode_lease_revoke
-from kvcore._commit cimport (CACHED_SNAPSHOTS, SYNC_INTERVAL, WAKE_AT_ONCE, Commit, Request,
-                             commit_call, commit_claim, commit_sync, commit_unclaim, request_drop,
-                             request_new)
+from kvcore._commit cimport (CACHED_SNAPSHOTS, SPACE_IDLE, SYNC_INTERVAL, WAKE_AT_ONCE, Commit,
+                             Request, commit_call, commit_claim, commit_sync, commit_unclaim,
+                             request_drop, request_new)
 from kvcore._leases cimport lt_due, lt_dump, lt_requeue
 from kvcore._native cimport (KV_CLOSED, KV_NOMEM, KV_OK, KV_POISONED, kv_cond_signal,
                              kv_cond_wait_ns, kv_load_int, kv_mutex_lock, kv_mutex_unlock,
                              kv_store_int, kv_thread_join, kv_thread_start)
+from kvcore._space cimport (space_census_begins, space_counted, space_step, space_stop,
+                            space_wants_checkpoint)
 from kvcore._wal cimport wal_prepare_step, wal_sync
 from kvcore._watchers cimport hub_tick, hub_wake
 
@@ -33,12 +35,15 @@ cdef enum:
     LEASES_AT_ONCE = 1024        # revoked with one sync
     MAINT_IDLE_NS = 50000000
     CACHED_FOR_NS = 5000000000   # an unused cached snapshot is let go after this
+    CK_STRETCH = 5               # times the replay target that a large checkpoint may wait
+    SPACE_PAUSE_NS = 10000000000 # between checkpoints that are taken for the space they free
     RETRY_MIN_NS = 1000000000    # a failed checkpoint is tried again after 1 s, 2 s, ... 60 s
     RETRY_MAX_NS = 60000000000
     LEASE_RETRY_NS = 1000000000  # and a revoke that could not be written
 
 cdef double REPLAY_NS_PER_COMMAND = 1000.0
 cdef double REPLAY_NS_PER_BYTE = 0.5
+cdef double CK_LOG_PER_BYTE = 2.5            # bytes of log for each byte of checkpoint
 
 
 # =================================================================================================
@@ -72,6 +77,7 @@ cdef int _checkpoint_begin(Commit* c) noexcept nogil:
         info.compact_revision = c.state.compact_revision
         info.ceiling = c.ceiling
         info.leases = c.state.leases.leases
+        space_census_begins(c)
         leases = lt_dump(&c.state.leases)
         kv_mutex_unlock(&c.lock)
         rc = KV_OK if c.ck_snap != NULL and leases != NULL else KV_NOMEM
@@ -95,6 +101,11 @@ cdef void _checkpoint_end(Commit* c, int rc) noexcept nogil:
         c.ck_revision = c.ck.info.revision
         c.ck_applied = c.ck.info.applied_index
         c.ck_pos = c.ck.info.replay_from
+        c.ck_bytes = c.ck.info.table_off
+        c.ck_written += c.ck_bytes
+        c.ck_ended_ns = c.clock.now_ns(c.clock.ctx)
+        space_counted(c, c.ck.table, c.ck.info.segments, c.ck_number, c.ck.info.revision,
+                      c.ck.info.replay_from)
     if c.ck_active:
         if rc != KV_OK and c.ck.tmp_path != NULL:
             c.wal.io.unlink(c.wal.io.ctx, c.ck.tmp_path)     # what it reserved is free again
@@ -119,23 +130,32 @@ cdef void _forget_checkpoint(Commit* c, uint64_t newest) noexcept nogil:
         c.wal.io.unlink(c.wal.io.ctx, path)
 
 
-cdef bint _checkpoint_due(Commit* c) noexcept nogil:
-    """Whether replaying what came since the last checkpoint would take too long."""
+cdef bint _checkpoint_due(Commit* c, uint64_t now_ns) noexcept nogil:
+    """Whether replaying what came since the last one would take too long, or space waits for it.
+
+    A large one waits for as much log as keeps write amplification down, a few times longer at
+    most."""
     cdef double cost
-    if c.replay_target_ns <= 0 or c.directory[0] == 0:
+    cdef uint64_t bytes
+    if c.replay_target_ns <= 0 or c.directory[0] == 0 or c.space.walking != SPACE_IDLE:
         return False
     kv_mutex_lock(&c.lock)
     cost = (<double>(c.state.applied_index - c.ck_applied) * REPLAY_NS_PER_COMMAND
             + <double>(c.replay_from - c.ck_pos) * REPLAY_NS_PER_BYTE)
+    bytes = c.replay_from - c.ck_pos
     kv_mutex_unlock(&c.lock)
-    return cost > c.replay_target_ns
+    if cost > c.replay_target_ns and (bytes >= CK_LOG_PER_BYTE * c.ck_bytes
+                                      or cost > CK_STRETCH * c.replay_target_ns):
+        return True
+    return (c.ck_ended_ns == 0 or now_ns >= c.ck_ended_ns + SPACE_PAUSE_NS) and (
+        space_wants_checkpoint(c))
 
 
 cdef bint _checkpoint_step(Commit* c, uint64_t now_ns) noexcept nogil:
     cdef bint more = True
     cdef int rc = KV_OK
     if not c.ck_active:
-        if now_ns < c.ck_retry_at_ns or not _checkpoint_due(c):
+        if now_ns < c.ck_retry_at_ns or not _checkpoint_due(c, now_ns):
             return False
         rc = _checkpoint_begin(c)
         more = rc == KV_OK
@@ -171,6 +191,7 @@ cdef int _checkpoint_now(Commit* c, uint64_t* mine) noexcept nogil:
     if c.ck_active:
         rc = ck_step(&c.ck, &more)
     elif mine[0] == 0:
+        space_stop(c)                        # it begins again behind the census
         rc = _checkpoint_begin(c)
         mine[0] = c.ck_number + 1
     else:
@@ -283,6 +304,8 @@ cdef bint maint_step(Commit* c, uint64_t now_ns, uint64_t budget) noexcept nogil
     more = _lease_step(c, now_ns)
     if _index_step(c, budget):
         more = True
+    if space_step(c):
+        more = True
     if not c.wal.in_memory:
         if wal_prepare_step(c.wal, 1 << 20, &rc):
             more = True
@@ -343,4 +366,5 @@ cdef void maint_stop(Commit* c) noexcept nogil:
     kv_mutex_lock(&c.step_lock)              # a step() or checkpoint() of another thread ends first
     if c.ck_active:
         _checkpoint_end(c, KV_CLOSED)
+    space_stop(c)
     kv_mutex_unlock(&c.step_lock)

@@ -107,6 +107,7 @@ cdef extern from "_os.h" nogil:
         int (*sync_dir)(void* ctx, const char* path) noexcept nogil
         int (*map)(void* ctx, int handle, uint64_t n, void** out) noexcept nogil
         int (*unmap)(void* ctx, void* p, uint64_t n) noexcept nogil
+        int (*links)(void* ctx, int handle) noexcept nogil
 
     ctypedef struct KvClock:
         void* ctx

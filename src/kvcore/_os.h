@@ -45,6 +45,7 @@ typedef struct KvIo {
     int (*map)(void *ctx, int handle, uint64_t bytes,
                void **out);                       /* read-only view; -ENOSYS: use read_at */
     int (*unmap)(void *ctx, void *p, uint64_t bytes);
+    int (*links)(void *ctx, int handle);          /* names of the file, or -errno */
 } KvIo;
 
 typedef struct KvClock {
@@ -148,10 +149,16 @@ static int kv_px_map(void *ctx, int h, uint64_t n, void **out) {
 static int kv_px_unmap(void *ctx, void *p, uint64_t n) {
     (void)ctx; return munmap(p, (size_t)n) ? -errno : 0;
 }
+static int kv_px_links(void *ctx, int h) {
+    (void)ctx;
+    struct stat st;
+    return fstat(h, &st) ? -errno : (int)st.st_nlink;
+}
 
 __attribute__((unused)) static const KvIo kv_posix_io = {
     NULL, kv_px_open, kv_px_close, kv_px_size, kv_px_allocate, kv_px_write_at, kv_px_read_at,
     kv_px_truncate, kv_px_sync, kv_px_rename, kv_px_unlink, kv_px_sync_dir, kv_px_map, kv_px_unmap,
+    kv_px_links,
 };
 
 static uint64_t kv_px_now(void *ctx) {

@@ -23,7 +23,7 @@ from kvcore._native cimport (
     KvMutex, KvSlice, kv_be32, kv_load_int, kv_load_u64, kv_monotonic_clock, kv_mutex_destroy,
     kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_raise,
 )
-from kvcore._segment cimport batch_bytes, batch_read, bytes_to_last_nonzero, seg_bytes
+from kvcore._segment cimport batch_bytes, batch_read, seg_bytes, seg_left_behind
 from kvcore._wal cimport (
     CELL_HEAD, WAL_COMMANDS, WAL_HEADER_BYTES, WAL_SEAL, Log, Wal, WalBatch, WalSegment, cell_read,
     cell_write, wal_append, wal_prepare_step, wal_read, wal_stage, wal_sync, wal_value,
@@ -480,7 +480,7 @@ cdef class WriteAheadLog:
             off += batch_bytes(b.len)
         if off != end:
             broken.append(f"end-is-known: segment {s.seq} ends at {off}, not at {end}")
-        if is_last and bytes_to_last_nonzero(base, end, s.file_bytes):
+        if is_last and seg_left_behind(s, base, self.log.c.segment_shift, end):
             broken.append(f"end-is-known: something stands behind the end {end}")
         free(owned)
         return 0

@@ -26,12 +26,12 @@ from kvcore._native cimport (
     kv_raise,
 )
 from kvcore._segment cimport (
-    batch_read, bytes_to_last_nonzero, seg_bytes, seg_close_handle, seg_find_proof, seg_free,
+    batch_read, seg_bytes, seg_close_handle, seg_find_proof, seg_free, seg_left_behind,
     seg_looks_used, seg_open, seg_walk,
 )
 from kvcore._segment_table cimport table_push
 from kvcore._wal cimport (
-    WAL_HEADER_BYTES, WAL_SEAL, SegWalk, Wal, WalBatch, WalSegment, wal_replay_fn,
+    WAL_HEADER_BYTES, WAL_SEAL, SegWalk, Wal, WalBatch, WalSegment, wal_keep_spare, wal_replay_fn,
 )
 
 from kvcore import _directory
@@ -106,7 +106,8 @@ cdef class _Recovery:
                 opened[seq] = self._open_segment(seq, path)
             first = self._first_needed(from_pos)
             last = max(first, *found) if found else first
-            wanted = sorted(set(expected) | set(range(first, last + 1)))
+            listed = {seq for seq, entry in expected.items() if entry[2] or seq in found}
+            wanted = sorted(listed | set(range(first, last + 1)))
             if not found and not expected and from_pos == 0:
                 wanted = []
             self.w.first_seq = wanted[0] if wanted else 1
@@ -114,6 +115,8 @@ cdef class _Recovery:
                 if seq not in found:
                     raise self._corrupt(seq, 0, "the segment is missing")
                 self._push(seq, opened.pop(seq), expected.get(seq))
+            for seq in sorted(opened):
+                self._spare(seq, opened.pop(seq))
         finally:
             for address in opened.values():
                 seg_free(self.w.io, <WalSegment*><size_t>address, False)
@@ -155,12 +158,23 @@ cdef class _Recovery:
         while self.w.first_seq + self.w.segment_count < seq:
             if table_push(self.w, NULL) != 0:      # moved out of and freed, says the checkpoint
                 raise MemoryError
-        if expected is not None and tuple(expected) != (s.nonce, s.seed):
+        if expected is not None and tuple(expected[:2]) != (s.nonce, s.seed):
             seg_free(self.w.io, s, False)
             raise self._corrupt(seq, 32, "not the segment that the checkpoint names")
+        if expected is not None:
+            s.live_bytes, s.empty_since = expected[2], expected[3]
         if table_push(self.w, s) != 0:
             seg_free(self.w.io, s, False)
             raise MemoryError
+
+    def _spare(self, seq, address):
+        """The checkpoint does not know it: retired before, and only its file is left."""
+        cdef WalSegment* s = <WalSegment*><size_t>address
+        if s.nonce and s.file_bytes == self.w.segment_bytes and self.w.pool_count < self.w.pool_max:
+            wal_keep_spare(self.w, s)
+            return
+        seg_free(self.w.io, s, False)
+        remove_file(self.w, _directory.segment_path(self.path, seq))
 
     cdef WalSegment* _at(self, uint64_t seq):
         return self.w.segments[seq - self.w.first_seq]
@@ -201,8 +215,7 @@ cdef class _Recovery:
                 looks = seg_looks_used(base, s.file_bytes, self.w.segment_shift, s.seq)
             elif not used:
                 proof = seg_find_proof(s, base, self.w.segment_shift, WAL_HEADER_BYTES, &upto)
-                if s.file_bytes > WAL_HEADER_BYTES:
-                    torn = bytes_to_last_nonzero(base, WAL_HEADER_BYTES, s.file_bytes)
+                torn = seg_left_behind(s, base, self.w.segment_shift, WAL_HEADER_BYTES)
         free(owned)
         if looks:
             raise self._corrupt(s.seq, 0, "the segment's header is damaged")
@@ -272,7 +285,7 @@ cdef class _Recovery:
             rc = seg_walk(s, base, self.w.segment_shift, end, fn, ctx, walk)
             if rc == KV_OK and is_last:
                 proof = seg_find_proof(s, base, self.w.segment_shift, walk.off, &upto)
-                torn = bytes_to_last_nonzero(base, walk.off, s.file_bytes)
+                torn = seg_left_behind(s, base, self.w.segment_shift, walk.off)
         free(owned)
         if rc == KV_CORRUPT or rc == KV_BAD_COMMAND:
             raise self._corrupt(s.seq, walk.off, "the batch contradicts what was replayed before")

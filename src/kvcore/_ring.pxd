@@ -83,6 +83,8 @@ cdef bint ring_due(const Ring* r, uint64_t now_ns) noexcept nogil
 # Compacts if the policy says so; KV_OK or KV_NOMEM (full rebuild refused memory: then it drops
 # incrementally instead, so the ceiling holds).
 cdef int ring_trim(Ring* r, uint64_t now_ns) noexcept nogil
+# Drops the records before `first`, whatever the policy says.
+cdef void ring_drop(Ring* r, uint64_t first) noexcept nogil
 # Room for n payload bytes that live as long as the record pushed next; *pos names them.  NULL: no
 # memory.  The pointer is good until the next call; n = 0: nothing to write to, and RING_NONE.
 cdef uint8_t* ring_payload(Ring* r, uint64_t n, uint64_t* pos) noexcept nogil

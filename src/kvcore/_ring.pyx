@@ -151,6 +151,12 @@ cdef void _drop(Ring* r, uint64_t first) noexcept nogil:
     r.block_first = b
 
 
+cdef void ring_drop(Ring* r, uint64_t first) noexcept nogil:
+    if r.first < first <= r.next:
+        _write_off(r, first)
+        _drop(r, first)
+
+
 # ---- rebuilding ----------------------------------------------------------------------------------
 
 cdef void** _copies(Ring* r, void** table, uint64_t slots, uint64_t begin, uint64_t end,

@@ -21,6 +21,11 @@ cdef int seg_zero(const KvIo* io, WalSegment* s, uint64_t upto) noexcept nogil
 # Header, sync, rename to `path`, directory sync, mapping.  After it the segment is complete.
 cdef int seg_complete(const KvIo* io, WalSegment* s, const char* directory, const char* tmp,
                       const char* path, uint64_t segment_bytes) noexcept nogil
+# Begins segment `seq` in the file of `s`, retired and read by nobody: `path` becomes `tmp`, with no
+# header of its own yet.  Its blocks are written already.  -errno: nothing of `s` may be used, and
+# the caller frees it; -EMLINK: the file has another name, so that it may not be written to.
+cdef int seg_recycle(const KvIo* io, WalSegment* s, const char* directory, const char* path,
+                     const char* tmp, uint64_t seq, uint64_t segment_bytes) noexcept nogil
 # Opens an existing file, reads its header and maps it.  *status: KV_OK, KV_CORRUPT (header; nonce
 # and seed are 0), KV_NEWER_FORMAT.
 cdef int seg_open(const KvIo* io, const char* path, WalSegment** out, uint64_t* seq,
@@ -49,5 +54,6 @@ cdef uint64_t seg_find_proof(const WalSegment* s, const uint8_t* base, uint32_t 
 # Whether anything looks like a batch of segment `seq`, for a file whose nonce cannot be known.
 cdef bint seg_looks_used(const uint8_t* base, uint64_t n, uint32_t shift,
                          uint64_t seq) noexcept nogil
-# Bytes from `off` to the last one that is not zero.
-cdef uint64_t bytes_to_last_nonzero(const uint8_t* base, uint64_t off, uint64_t n) noexcept nogil
+# Bytes from `off` to the end of the last one that a batch of this segment may have left there.
+cdef uint64_t seg_left_behind(const WalSegment* s, const uint8_t* base, uint32_t shift,
+                              uint64_t off) noexcept nogil

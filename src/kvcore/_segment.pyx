@@ -12,7 +12,7 @@ by any thread below the published end.
 May not know: the committer, what a payload means.  Format: docs/log-format.md.
 """
 
-from libc.errno cimport EIO, ENOENT, ENOMEM
+from libc.errno cimport EIO, EMLINK, ENOENT, ENOMEM
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -56,6 +56,7 @@ cdef void _header_write(uint8_t* h, const WalSegment* s, uint64_t segment_bytes)
     memcpy(h + 24, &segment_bytes, 8)
     memcpy(h + 32, &s.nonce, 8)
     memcpy(h + 40, &s.seed, 4)
+    h[44] = s.recycled
     crc = kv_crc32c(0, h + 12, WAL_HEADER_BYTES - 12)
     memcpy(h + 8, &crc, 4)
 
@@ -148,6 +149,36 @@ cdef int seg_complete(const KvIo* io, WalSegment* s, const char* directory, cons
     return rc
 
 
+cdef int seg_recycle(const KvIo* io, WalSegment* s, const char* directory, const char* path,
+                     const char* tmp, uint64_t seq, uint64_t segment_bytes) noexcept nogil:
+    cdef int rc = 0
+    if s.view != NULL:
+        io.unmap(io.ctx, <void*>s.view, s.map_bytes)
+        s.view = NULL
+    if s.handle < 0:
+        s.handle = io.open(io.ctx, path, KV_O_WRITE)
+        if s.handle < 0:
+            return s.handle
+    rc = io.links(io.ctx, s.handle)
+    if rc != 1:
+        return rc if rc < 0 else -EMLINK
+    # The old name is gone for good before the old header is: else it would name another segment.
+    rc = io.rename(io.ctx, path, tmp)
+    if rc == 0:
+        rc = io.sync_dir(io.ctx, directory)
+    if rc != 0:
+        return rc
+    s.seq = seq
+    s.nonce = kv_random_u64()
+    s.seed = <uint32_t>kv_random_u64()
+    s.recycled = True
+    s.written_upto = segment_bytes
+    s.end = 0
+    s.live_bytes = s.counted = s.empty_since = s.tried_live = 0
+    s.emptied = s.retired = False
+    return 0
+
+
 cdef int seg_open(const KvIo* io, const char* path, WalSegment** out, uint64_t* seq,
                   uint64_t* segment_bytes, int* status) noexcept nogil:
     cdef uint8_t[WAL_HEADER_BYTES] h
@@ -184,6 +215,7 @@ cdef int seg_open(const KvIo* io, const char* path, WalSegment** out, uint64_t* 
     s.seq = seq[0]
     s.nonce = _get64(h + 32)
     s.seed = _get32(h + 40)
+    s.recycled = h[44] & 1
     status[0] = KV_OK
     return 0
 
@@ -315,7 +347,7 @@ cdef bint seg_looks_used(const uint8_t* base, uint64_t n, uint32_t shift,
     return False
 
 
-cdef uint64_t bytes_to_last_nonzero(const uint8_t* base, uint64_t off, uint64_t n) noexcept nogil:
+cdef uint64_t _to_last_nonzero(const uint8_t* base, uint64_t off, uint64_t n) noexcept nogil:
     cdef uint64_t end = n, step
     # whole chunks of zeros are skipped from the back, the rest is counted byte by byte
     while end > off:
@@ -326,3 +358,20 @@ cdef uint64_t bytes_to_last_nonzero(const uint8_t* base, uint64_t off, uint64_t 
     while end > off and base[end - 1] == 0:
         end -= 1
     return end - off
+
+
+cdef uint64_t seg_left_behind(const WalSegment* s, const uint8_t* base, uint32_t shift,
+                              uint64_t off) noexcept nogil:
+    # In a file that was another segment before, batches of that one do not count: they name
+    # another nonce, and can never become valid here.
+    cdef uint64_t at = (off + 63) & ~<uint64_t>63, end = 0
+    cdef const uint8_t* h
+    if not s.recycled:
+        return _to_last_nonzero(base, off, s.file_bytes) if s.file_bytes > off else 0
+    while at + WAL_HEADER_BYTES <= s.file_bytes:
+        h = base + at
+        if (memcmp(h, b"KVB1", 4) == 0 and _get64(h + 8) == s.nonce
+                and _get64(h + 16) == (s.seq << shift) + at):
+            end = min(s.file_bytes, at + batch_bytes(_get32(h + 56)))
+        at += WAL_HEADER_BYTES
+    return end - off if end else 0

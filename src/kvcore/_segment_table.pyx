@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of segments: who is in it, and when one that was taken out may go.
 
-    table    [ seg 1 | (gone) | seg 3 | seg 4 ]          read without a lock
+    table    [ (gone) | seg 2, retired | seg 3 | seg 4 ]  read without a lock
     epochs   e7 ─────────► e8 ─────────► e9              e9: now; a pin holds its epoch,
              └ seg 2       └ (nothing)                   an epoch the one after it
              goes when e7 has no pin: whoever pinned e7 or before may know a position in seg 2
@@ -10,7 +10,8 @@ A reader pins, then looks up a position, then reads it.  To retire a segment end
 pins cannot lead to it, since nothing names it any more.
 
 Invariants
-1. grows-only: an entry is set once and cleared once; old tables stay, so that readers need no lock.
+1. grows-only: an entry is set once, and cleared once when its segment may go; old tables stay, so
+   that readers need no lock.
 2. pinned: a retired segment is mapped until every pin of its epoch, and of older ones, is gone.
 3. counted: an epoch's `pins` are the Pin objects of it, one of the epoch before it, and one of the
    log while it is the newest.
@@ -54,6 +55,8 @@ cdef void _unpin(Wal* w, WalEpoch* e) noexcept nogil:
         following = e.next
         kv_assert(following != NULL, "the newest epoch is the log's")
         if e.retired != NULL:
+            kv_store_u64(<uint64_t*>&w.segments[e.retired.seq - w.first_seq], 0)
+            w.holes += 1
             e.retired.next = w.drained
             w.drained = e.retired
         free(e)
@@ -97,10 +100,9 @@ cdef int table_retire(Wal* w, uint64_t seq) noexcept nogil:
     following.number = e.number + 1
     following.pins = 2                       # the log's, and of the epoch before
     w.retired_bytes += e.retired.map_bytes
-    kv_store_u64(<uint64_t*>&w.segments[i], 0)
+    e.retired.retired = True
     w.epoch = following
     kv_store_u64(&w.epoch_number, w.epoch_number + 1)
-    w.holes += 1
     _unpin(w, e)
     kv_mutex_unlock(&w.epoch_lock)
     return KV_OK

@@ -23,8 +23,9 @@ from kvcore._leases cimport lt_attach, lt_deinit, lt_grant, lt_restart
 from kvcore._native cimport (KV_CORRUPT, KV_LEASE_NOT_FOUND, KV_NEWER_FORMAT, KV_OK, KvSlice,
                              kv_plain_mem, kv_raise)
 from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
+from kvcore._space cimport moves_apply
 from kvcore._state cimport state_apply
-from kvcore._wal cimport WAL_CEILING, WAL_COMMANDS, WAL_SEAL, Log, WalBatch
+from kvcore._wal cimport WAL_CEILING, WAL_COMMANDS, WAL_MOVES, WAL_SEAL, Log, WalBatch
 
 from kvcore.errors import NewerFormatError
 
@@ -57,6 +58,8 @@ cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
                 return rc
         if cur.p != cur.end:
             return KV_CORRUPT
+    elif b.kind == WAL_MOVES:
+        return moves_apply(&c.state.tree, payload, b.len, payload_pos, &c.space.moved_values)
     return KV_OK
 
 
@@ -97,8 +100,8 @@ cdef int _restore_leases(Commit* c, const int64_t* leases, uint64_t n) noexcept 
     return _attach_leased(c)
 
 
-cdef int _load(Commit* c, Log log, bytes path, CkInfo* info, dict expected, const char** reason,
-               uint64_t* at) except? -1:
+cdef int _load(Commit* c, Log log, bytes path, uint64_t number, CkInfo* info, dict expected,
+               const char** reason, uint64_t* at) except? -1:
     """One checkpoint into the state; its segments into `expected`."""
     cdef CkSegment* table = NULL
     cdef int64_t* leases = NULL
@@ -111,8 +114,13 @@ cdef int _load(Commit* c, Log log, bytes path, CkInfo* info, dict expected, cons
         if rc == KV_CORRUPT:
             reason[0] = b"checkpoint's leases and keys do not agree"
     if rc == KV_OK:
+        c.space.live_bytes = c.space.history_bytes = 0
         for i in range(info.segments):
-            expected[table[i].seq] = (table[i].nonce, table[i].seed)
+            c.space.live_bytes += table[i].live_bytes - table[i].history_bytes
+            c.space.history_bytes += table[i].history_bytes
+            expected[table[i].seq] = (table[i].nonce, table[i].seed, table[i].live_bytes,
+                                      number if table[i].live_bytes == 0 and table[i].seq
+                                      < info.replay_from // info.segment_bytes else 0)
     free(table)
     free(leases)
     return rc
@@ -134,7 +142,9 @@ cdef list startup(Commit* c, Log log):
         c.ck_number = int(names[0][11:27], 16)
     for name in names:
         path = os.path.join(log.path, name)
-        rc = _load(c, log, os.fsencode(path), &info, expected, &reason, &at)
+        number = int(name[11:27], 16)
+        expected.clear()
+        rc = _load(c, log, os.fsencode(path), number, &info, expected, &reason, &at)
         if rc == KV_NEWER_FORMAT:
             raise NewerFormatError(f"kvcore: {path} has a newer format than this version reads")
         if rc == KV_OK:
@@ -146,6 +156,9 @@ cdef list startup(Commit* c, Log log):
             c.ck_revision = info.revision
             c.ck_applied = info.applied_index
             c.ck_pos = info.replay_from
+            c.ck_bytes = info.table_off
+            c.space.number = number
+            c.space.revision = info.revision
             log.recover(info.replay_from, expected, _replay, c)
             break
         damaged.append((path, at, reason.decode()))

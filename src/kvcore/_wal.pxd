@@ -37,6 +37,7 @@ cdef struct WalSegment:
     uint64_t seq
     uint64_t nonce
     uint32_t seed
+    bint recycled                # the file was another segment before: what is behind is not zero
     int handle                   # -1 in memory mode, and once mapped and no longer appended to
     uint64_t file_bytes          # no batch reaches behind it
     const uint8_t* view          # mapping, or the memory itself; NULL: read_at
@@ -44,7 +45,11 @@ cdef struct WalSegment:
     uint64_t written_upto        # blocks below are written or claimed by the appender (zero_lock)
     uint64_t end                 # offset behind the last batch; 0 while it is appended to
     uint64_t live_bytes          # of cells that something names, when the newest census began
+    uint64_t counted             # number of the newest census that counted it; 0: none did
     uint64_t empty_since         # number of the first census of a row that found none; 0: it did
+    uint64_t tried_live          # live_bytes when it was last chosen to be emptied; 0: never
+    bint emptied                 # its live cells are being moved, or were
+    bint retired                 # nothing names it any more, but who looked before
     WalSegment* next             # of those that were retired
 
 
@@ -88,6 +93,9 @@ cdef struct Wal:
     # the next segment, made ready ahead by the maintenance thread
     KvMutex spare_lock           # guards spare and spare_ready; taken before zero_lock, if both
     WalSegment* spare
+    WalSegment* pool             # retired files, kept to be written again (spare_lock)
+    uint64_t pool_count
+    uint64_t pool_max            # constant after init
     bint spare_ready             # complete, under its final name
     KvMutex zero_lock            # held while blocks ahead of the tail are zeroed
     # statistics
@@ -113,6 +121,10 @@ cdef int wal_sync(Wal* w) noexcept nogil
 # --- maintenance: any one thread ----------------------------------------------------------------
 # Writes blocks ahead of the tail, makes the next segment ready; True when there is more to do.
 cdef bint wal_prepare_step(Wal* w, uint64_t budget_bytes, int* status) noexcept nogil
+# A retired segment that nobody may look at any more is written again, or its file removed, or its
+# memory given back.
+cdef int wal_release(Wal* w, WalSegment* s) noexcept nogil
+cdef void wal_keep_spare(Wal* w, WalSegment* s) noexcept nogil       # into the pool
 # --- read side ------------------------------------------------------------------------------------
 # The n bytes at pos, or NULL when the segment is not mapped or pos is outside the log.
 cdef const uint8_t* wal_ptr(const Wal* w, uint64_t pos, uint64_t n) noexcept nogil
@@ -154,6 +166,7 @@ cdef class Log:
     cdef object lock                         # DirectoryLock, None in memory mode
     cdef bint recovered
     # Replays every batch from `from_pos` (0: the beginning) and readies the log for appending.
+    # expected_segments: {number: (nonce, seed, live bytes, empty_since)} of a checkpoint.
     cdef int recover(self, uint64_t from_pos, dict expected_segments, wal_replay_fn fn,
                      void* ctx) except -1
     # After recover: writes the seal the recovery calls for.  `revision` is what the store

@@ -37,7 +37,7 @@ from kvcore._native cimport (
 from kvcore._recovery cimport check_format, raise_errno, recover_log, remove_file, set_segment_bytes
 from kvcore._segment cimport (
     batch_bytes, batch_write, seg_close_handle, seg_complete, seg_create, seg_create_memory,
-    seg_free, seg_zero,
+    seg_free, seg_recycle, seg_zero,
 )
 from kvcore._segment_table cimport table_free, table_push
 
@@ -53,6 +53,7 @@ cdef enum:
     AHEAD_STEP = 1024 * 1024
     CHUNK_BYTES = 256 * 1024         # zeroed under one hold of a lock
     PATH_BYTES = 4096
+    POOL_MAX = 2                     # retired files kept to be written again
     SPARE_SYNC_BYTES = 4 * 1024 * 1024
 
 kv_fork_watch()
@@ -85,11 +86,30 @@ cdef void _segment_name(const Wal* w, uint64_t seq, bint tmp, char* out) noexcep
              <const char*>b".tmp" if tmp else <const char*>b"")
 
 
+cdef WalSegment* _pool_take(Wal* w) noexcept nogil:
+    # REQUIRES: spare_lock, a segment in the pool
+    cdef WalSegment* s = w.pool
+    w.pool = s.next
+    s.next = NULL
+    w.pool_count -= 1
+    return s
+
+
 cdef int _spare_begin(Wal* w, uint64_t seq) noexcept nogil:
     # REQUIRES: spare_lock
     cdef char[PATH_BYTES] tmp
+    cdef char[PATH_BYTES] path
+    cdef WalSegment* s
     _segment_name(w, seq, True, tmp)
     w.spare_ready = False
+    while w.pool != NULL:
+        s = _pool_take(w)
+        _segment_name(w, s.seq, False, path)
+        if seg_recycle(w.io, s, w.directory, path, tmp, seq, w.segment_bytes) == 0:
+            w.spare = s
+            return 0
+        seg_free(w.io, s, False)             # it was only a gain: another file does it too
+        w.io.unlink(w.io.ctx, path)
     return seg_create(w.io, tmp, seq, w.segment_bytes, &w.spare)
 
 
@@ -130,7 +150,7 @@ cdef int _next_segment(Wal* w, uint64_t seq, WalSegment** out) noexcept nogil:
     if rc == 0 and not w.spare_ready:
         rc = _spare_complete(w)
     if rc == 0:
-        kv_assert(w.spare.seq == seq, "the spare is the next segment")
+        kv_assert(w.spare.seq == seq and not w.spare.retired, "the spare is the next segment")
         out[0] = w.spare
         w.spare = NULL
         w.spare_ready = False
@@ -373,6 +393,34 @@ cdef bint wal_prepare_step(Wal* w, uint64_t budget_bytes, int* status) noexcept 
     return more
 
 
+cdef void wal_keep_spare(Wal* w, WalSegment* s) noexcept nogil:
+    kv_mutex_lock(&w.spare_lock)
+    s.next = w.pool
+    w.pool = s
+    w.pool_count += 1
+    kv_mutex_unlock(&w.spare_lock)
+
+
+cdef int wal_release(Wal* w, WalSegment* s) noexcept nogil:
+    cdef char[PATH_BYTES] path
+    cdef bint keep
+    cdef int rc
+    kv_mutex_lock(&w.spare_lock)
+    keep = (w.accepting and not w.in_memory and w.pool_count < w.pool_max
+            and s.file_bytes == w.segment_bytes)
+    kv_mutex_unlock(&w.spare_lock)
+    if keep:
+        wal_keep_spare(w, s)
+        return KV_OK
+    if w.in_memory:
+        seg_free(w.io, s, True)
+        return KV_OK
+    _segment_name(w, s.seq, False, path)
+    seg_free(w.io, s, False)
+    rc = w.io.unlink(w.io.ctx, path)
+    return KV_OK if rc == 0 else KV_IO
+
+
 # ---- C face: read side ---------------------------------------------------------------------------
 
 
@@ -494,6 +542,7 @@ cdef class Log:
         self.io = POSIX_IO if io is None else io
         self.c.in_memory = path is None
         self.c.verify = verify
+        self.c.pool_max = POOL_MAX
         self.c.fork_generation = self.fork_generation = kv_fork_generation()
         set_segment_bytes(&self.c, size)
         self.c.io = self.io.table
@@ -509,6 +558,8 @@ cdef class Log:
         cdef Wal* w = &self.c
         if w.io != NULL:
             _spare_drop(w)
+            while w.pool != NULL:
+                seg_free(w.io, _pool_take(w), w.in_memory)
             table_free(w)
         free(w.staging)
         free(w.directory)
@@ -585,7 +636,7 @@ cdef class Log:
         rc = w.io.sync(w.io.ctx, s.handle)
         if rc != 0:
             raise_errno(rc, "sync of the last segment")
-        s.written_upto = s.end
+        s.written_upto = s.file_bytes if s.recycled else s.end
         if self.recovery.clean:
             s.end = 0
             w.accepting = True

@@ -29,7 +29,7 @@ LEVELS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("_result",),),
     (("_event",), ("_range",)),
     (("_state",), ("_checkpoint",), ("_hash",)),
-    (("_commit", "_maintenance"), ("_watch_cache",)),
+    (("_commit", "_space", "_maintenance"), ("_watch_cache",)),
     (("_future",), ("_watch", "_watch_await"), ("_lease",), ("_startup",)),
     (("_engine", "_snapshot"),),
     (("lease",),),

@@ -257,6 +257,10 @@ cdef int rec_unmap(void* ctx, void* p, uint64_t n) noexcept nogil:
     return kv_posix_io.unmap(NULL, p, n)
 
 
+cdef int rec_links(void* ctx, int handle) noexcept nogil:
+    return kv_posix_io.links(NULL, handle)
+
+
 # ---- Python face ---------------------------------------------------------------------------------
 
 
@@ -307,6 +311,7 @@ cdef class RecordingIo(Io):
         self.own.sync_dir = rec_sync_dir
         self.own.map = rec_map
         self.own.unmap = rec_unmap
+        self.own.links = rec_links
         self.table = &self.own
 
     def __dealloc__(self):

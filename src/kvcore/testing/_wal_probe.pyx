@@ -49,8 +49,12 @@ cdef class LogProbe:
         self.refuse_at = None
 
     def recover(self, from_pos=0, expected=None):
-        """Log.recover, collecting what is replayed into `batches`."""
-        self.log.recover(from_pos, expected, _collect, <void*>self)
+        """Log.recover, collecting what is replayed into `batches`.
+
+        expected: {segment: (nonce, seed[, live bytes])}."""
+        wanted = {seq: (entry[0], entry[1], entry[2] if len(entry) > 2 else 1, 0)
+                  for seq, entry in (expected or {}).items()}
+        self.log.recover(from_pos, wanted, _collect, <void*>self)
 
     def start(self, revision=0, next_index=1, term=0):
         """Log.start."""
