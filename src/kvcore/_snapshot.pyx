@@ -24,6 +24,7 @@ from kvcore._range cimport KvReader, answer_range
 from kvcore._result cimport KvResult, make_answer, make_kv, result_free, result_init
 
 from kvcore.errors import ClosedError, EmptyKeyError
+from kvcore.mapping import SnapshotMapping
 
 
 @cython.final
@@ -113,6 +114,10 @@ cdef class Snapshot:
     def count(self, start=None, end=None, *, prefix=None):
         """How many live keys, in O(log n)."""
         return self.range(start, end, prefix=prefix, count_only=True).count
+
+    def mapping(self, prefix=b"", **codecs):
+        """The keys below a prefix as a read-only mapping; arguments as Store.mapping."""
+        return SnapshotMapping(self, prefix, **codecs)
 
     def release(self):
         """Let go of what only the snapshot shows. Idempotent."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Store: the public face of the engine, and open().
 
-    Store (here: open, close, status, hash, check)
+    Store (here: open, close, status, leases, mapping, hash, check)
       └── _engine.Engine (native: put, get, range, delete, txn, put_many, get_many, submit, ...)
 
 Hot verbs are methods of the extension type itself: a Python frame would cost more than a look-up.
@@ -15,15 +15,19 @@ import warnings
 from collections.abc import Callable
 from operator import index
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from kvcore._engine import Engine
 from kvcore._operation import LeaseGrant
 from kvcore.errors import ClosedError
 from kvcore.lease import Lease
+from kvcore.mapping import StoreMapping
 from kvcore.types import HashResult, Status
 
 __all__ = ["Store", "open"]
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Store(Engine):
@@ -79,6 +83,34 @@ class Store(Engine):
     def lease_of(self, id: int) -> Lease:
         """A handle of the lease with this id, whether it lives or not."""
         return Lease(self, index(id))
+
+    @overload
+    def mapping(self, prefix: bytes = b"") -> StoreMapping[bytes, bytes]: ...
+    @overload
+    def mapping(self, prefix: bytes = b"", *, encode: Callable[[V], bytes],
+                decode: Callable[[bytes], V]) -> StoreMapping[bytes, V]: ...
+    @overload
+    def mapping(self, prefix: bytes = b"", *, key_encode: Callable[[K], bytes],
+                key_decode: Callable[[bytes], K]) -> StoreMapping[K, bytes]: ...
+    @overload
+    def mapping(self, prefix: bytes = b"", *, encode: Callable[[V], bytes],
+                decode: Callable[[bytes], V], key_encode: Callable[[K], bytes],
+                key_decode: Callable[[bytes], K]) -> StoreMapping[K, V]: ...
+    def mapping(self, prefix: bytes = b"", **codecs: Any) -> StoreMapping[Any, Any]:
+        """The keys below a prefix as a dictionary: bytes to bytes, or what the codecs make of them.
+
+        Args: prefix: b"" for all keys; encode, decode: a value to bytes and back; key_encode,
+        key_decode: a key, without the prefix. Ready ones in kvcore.mapping: text_keys, json_values.
+        Returns: a kvcore.StoreMapping, which holds nothing. Cost: none.
+
+        >>> import kvcore
+        >>> from kvcore.mapping import text_keys
+        >>> colours = kvcore.open().mapping(b"/colour/", **text_keys)
+        >>> colours["sky"] = b"blue"
+        >>> colours["sky"], list(colours), "sea" in colours
+        (b'blue', ['sky'], False)
+        """
+        return StoreMapping(self, prefix, **codecs)
 
     def hash(self, revision: int = 0) -> HashResult:
         """CRC-32C over all changes up to `revision` (0: now), equal to etcd's HashKV.
