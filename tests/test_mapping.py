@@ -365,3 +365,38 @@ def test_representation_and_copies(m: kvcore.StoreMapping[bytes, bytes]) -> None
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="dict"):
             attempt(m)
+
+
+class Meddled:
+    """A store in which somebody puts b"theirs" right after each of the first looks."""
+
+    def __init__(self, db: kvcore.Store, times: int) -> None:
+        self.db, self.times = db, times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.db, name)
+
+    def meddle(self, key: bytes) -> None:
+        if self.times:
+            self.times -= 1
+            self.db.put(key, b"theirs")
+
+    def get(self, key: bytes) -> kvcore.KeyValue | None:
+        found = self.db.get(key)
+        self.meddle(key)
+        return found
+
+    def range(self, *args: Any, **options: Any) -> kvcore.RangeResult:
+        found = self.db.range(*args, **options)
+        for kv in found:
+            self.meddle(kv.key)
+        return found
+
+
+def test_who_comes_between_a_look_and_a_change(db: kvcore.Store) -> None:
+    m: kvcore.StoreMapping[bytes, bytes] = kvcore.StoreMapping(Meddled(db, 1), b"/m/")
+    assert m.setdefault(b"a", b"mine") == b"theirs" == m[b"a"]
+    for times, take in ((3, lambda m: (b"a", m.pop(b"a"))), (3, lambda m: m.popitem())):
+        db.put(b"/m/a", b"first")
+        m = kvcore.StoreMapping(Meddled(db, times), b"/m/")
+        assert take(m) == (b"a", b"theirs") and len(m) == 0
