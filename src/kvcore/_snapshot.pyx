@@ -148,7 +148,8 @@ cdef class Snapshot:
             self.release()
 
     def __reduce__(self):
-        raise TypeError("a snapshot cannot be pickled")
+        raise TypeError("a snapshot cannot be pickled; take one where it is needed, or pickle "
+                        "list(snapshot.range())")
 
     def __repr__(self):
         return f"<Snapshot at revision {self.revision}{' (released)' if self.dropped else ''}>"

@@ -35,6 +35,7 @@ Where etcd has a wording, the message is etcd's.  May not know: any other module
 from __future__ import annotations
 
 import os
+from typing import Any
 
 __all__ = [
     "ClosedError", "CompactedError", "CorruptError", "DuplicateKeyError", "EmptyKeyError",
@@ -195,6 +196,20 @@ class StorageError(Error, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_storage_error, (type(self), str(self), self.errno, self.__dict__)
+
+
+def _restore_storage_error(kind: type[StorageError], text: str, errno: int | None,
+                           more: dict[str, Any]) -> StorageError:
+    """A pickled StorageError; its text has the errno's already."""
+    error = kind(text)
+    if errno:
+        error.errno = errno
+        error.strerror = os.strerror(errno)
+    error.__dict__.update(more)
+    return error
 
 
 class OutcomeUnknownError(StorageError):

@@ -5,11 +5,14 @@
       └── _engine.Engine (native: put, get, range, delete, txn, put_many, get_many, submit, ...)
 
 Hot verbs are methods of the extension type itself: a Python frame would cost more than a look-up.
+Logger "kvcore.store": a directory opened and closed (info); an end that was not clean, a checkpoint
+passed over or not taken (warning); never an operation.
 Thread safety: every method. One process per directory. May not know: CLI, servers.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -19,12 +22,17 @@ from typing import Any, TypeVar, overload
 
 from kvcore._engine import Engine
 from kvcore._operation import LeaseGrant
-from kvcore.errors import ClosedError
+from kvcore.errors import ClosedError, from_status
 from kvcore.lease import Lease
 from kvcore.mapping import StoreMapping
 from kvcore.types import HashResult, Status
 
 __all__ = ["Store", "open"]
+
+# A logger of its own: "kvcore" also carries the failures of callbacks, which must be seen without
+# any set-up.
+_log = logging.getLogger("kvcore.store")
+_log.addHandler(logging.NullHandler())
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -46,6 +54,29 @@ class Store(Engine):
     def __init__(self, path: str | os.PathLike[str] | None = None, **options: Any) -> None:
         self._sync_mode = str(options.get("sync", "always"))
         super().__init__(None if path is None else os.fspath(path), **options)
+        if self.log_path:
+            self._tell_open()
+
+    def _tell_open(self) -> None:
+        if not self.recovery.clean:
+            _log.warning("%s was not closed: %d batches replayed, %d torn bytes cut off",
+                         self.log_path, self.recovery.batches, self.recovery.torn_bytes)
+        for path, at, reason in self.damaged_checkpoints:
+            _log.warning("checkpoint %s passed over: %s at offset %d", path, reason, at)
+        _log.info("%s opened at revision %d", self.log_path, self.revision)
+
+    def close(self) -> None:
+        """Seal the log and free everything; results already returned stay usable. Idempotent."""
+        path = "" if self.closed else self.log_path
+        try:
+            status = self._stats()["background_status"] if path else 0
+        except ClosedError:                     # another thread was first
+            status = 0
+        super().close()
+        if status:
+            _log.warning("%s: background work failed: %s", path, from_status(status))
+        if path:
+            _log.info("%s closed", path)
 
     def status(self) -> Status:
         """Revisions, sizes and counters, taken at one instant.
