@@ -8,6 +8,7 @@
     mapping   StoreMapping, SnapshotMapping: keys below a prefix as a dictionary
     _watch_cache  WatchCache: the recent events of one resource, for watchers that resume
     _btree    BTreeIndex, the MVCC index alone;  _record_log: Wal, the log alone
+    transfer  export_lines, import_lines: contents as lines of JSON (import kvcore.transfer)
     errors    every exception, below Error
 
 See ARCHITECTURE.md for the house, docs/ for its formats.
@@ -60,6 +61,7 @@ from kvcore.errors import (
     RequestTooLargeError,
     StorageError,
     TooManyOpsError,
+    TransferError,
     ValueProvidedError,
 )
 from kvcore.lease import Lease
@@ -79,6 +81,6 @@ __all__ = [
     "LeaseTTLTooLargeError", "LockedError", "NewerFormatError", "NoSpaceError", "OutOfMemoryError",
     "OutcomeUnknownError", "PoisonedError", "Put", "PutResult", "Range", "RangeResult",
     "RequestTooLargeError", "Snapshot", "SnapshotMapping", "Status", "StorageError", "Store",
-    "StoreMapping", "TooManyOpsError", "Txn", "TxnResult", "ValueProvidedError", "Wal", "Watch",
-    "WatchCache", "WatchCacheStats", "WatchResponse", "open", "prefix_end",
+    "StoreMapping", "TooManyOpsError", "TransferError", "Txn", "TxnResult", "ValueProvidedError",
+    "Wal", "Watch", "WatchCache", "WatchCacheStats", "WatchResponse", "open", "prefix_end",
 ]

@@ -36,7 +36,7 @@ LEVELS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("lease",),),
     (("store",),),
     (("kvcore",),),                     # the package itself: what `import kvcore` gives
-    (("manifests",),),
+    (("manifests",), ("transfer",)),
     (("demo",),),
     (("cli",),),
     (("__main__",),),
