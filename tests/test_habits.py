@@ -9,6 +9,7 @@ import copy
 import errno
 import inspect
 import logging
+import os
 import pickle
 import re
 import subprocess
@@ -124,6 +125,33 @@ def test_every_public_class_has_its_habits(samples: dict[str, Any]) -> None:
 def test_representations(samples: dict[str, Any], name: str) -> None:
     text = repr(samples[name])
     assert text.startswith(HABITS[name][0]) and " object at 0x" not in text
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_no_representation_raises(samples: dict[str, Any]) -> None:
+    """Not in a forked child, whose store it is not, and not when all is closed."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, str([name for name in CLASSES if not shows(samples[name])]).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        assert pipe.read() == "[]"
+    assert os.waitpid(child, 0)[1] == 0
+    samples["Snapshot"].release()
+    samples["Store"].close()
+    samples["Wal"].close()
+    assert [name for name in CLASSES if not shows(samples[name])] == []
+    assert [repr(kind.__new__(kind)) for kind in (kvcore.Watch, kvcore.Future, kvcore.Wal)] == [
+        "<kvcore.Watch>", "<Future>", "<kvcore.Wal not opened>"]
+
+
+def shows(sample: Any) -> bool:
+    try:
+        return bool(repr(sample))
+    except kvcore.Error:
+        return False
 
 
 @pytest.mark.parametrize("name", CLASSES)

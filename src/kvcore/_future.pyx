@@ -191,6 +191,8 @@ cdef class Future:
     def __repr__(self):
         if self.r == NULL and not self.answered:
             return "<Future>"
+        if self.r != NULL and self.fork_generation != kv_fork_generation():
+            return "<Future of another process>"
         if not self.done():
             return "<Future pending>"
         error = self.exception()

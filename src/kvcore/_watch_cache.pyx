@@ -638,6 +638,8 @@ cdef class WatchCache:
 
     def __repr__(self):
         cdef Counters c
+        if self.fork_generation != kv_fork_generation():
+            return f"<kvcore.WatchCache {self.resource!r}, of another process>"
         self._counters(&c)
         return (f"<kvcore.WatchCache {self.resource!r}: {c.length} of {self.ring.capacity} events, "
                 f"newest version {c.newest}>")

@@ -36,6 +36,7 @@ __all__ = ["SnapshotMapping", "StoreMapping", "json_values", "text_keys"]
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
+V_co = TypeVar("V_co", covariant=True)
 
 PAGE = 500                   # rows taken from a snapshot at a time
 _MISSING: Any = object()
@@ -77,6 +78,15 @@ class Writable(Readable, Protocol):
 
     def snapshot(self) -> Pinned:
         """As Store.snapshot."""
+
+
+class SupportsKeys(Protocol[K, V_co]):
+    """What dict.update takes as a mapping."""
+
+    def keys(self) -> Iterable[K]:
+        """Its keys."""
+
+    def __getitem__(self, key: K, /) -> V_co: ...
 
 
 # --- codecs ---------------------------------------------------------------------------------------
@@ -402,6 +412,16 @@ class StoreMapping(_Reading[K, V], MutableMapping[K, V]):
                 return self._value_of(raw)
         return self._value_of(found.value)
 
+    @overload
+    def update(self, other: SupportsKeys[K, V], /) -> None: ...
+    @overload
+    def update(self: StoreMapping[str, V], other: SupportsKeys[str, V], /,
+               **named: V) -> None: ...
+    @overload
+    def update(self, other: Iterable[tuple[K, V]], /) -> None: ...
+    @overload
+    def update(self: StoreMapping[str, V], other: Iterable[tuple[str, V]] = (), /,
+               **named: V) -> None: ...
     def update(self, other: Any = (), /, **named: Any) -> None:
         """Set many keys, from a mapping, from (key, value) pairs, and from keywords.
 

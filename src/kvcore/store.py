@@ -22,7 +22,7 @@ from typing import Any, TypeVar, overload
 
 from kvcore._engine import Engine
 from kvcore._operation import LeaseGrant
-from kvcore.errors import ClosedError, from_status
+from kvcore.errors import ClosedError, ForkedError, from_status
 from kvcore.lease import Lease
 from kvcore.mapping import StoreMapping
 from kvcore.types import HashResult, Status
@@ -203,6 +203,8 @@ class Store(Engine):
             return f"<kvcore.Store {where!r} at revision {self.revision}>"
         except ClosedError:
             return f"<kvcore.Store {where!r}, closed>"
+        except ForkedError:
+            return f"<kvcore.Store {where!r}, of another process>"
 
 
 def open(path: str | os.PathLike[str] | None = None, **options: Any) -> Store:

@@ -26,7 +26,11 @@ reveal_type(numbers.get_with_revision(b"a"))
 reveal_type([item for item in numbers.items()])
 reveal_type(db.snapshot().mapping(b"", **text_keys)["a"])
 reveal_type(numbers.pop(b"a", None))
+numbers.update({b"a": 1}), numbers.update([(b"a", 1)])
+db.mapping(**text_keys, **json_values).update(a=1)
 numbers["a"] = 1
+numbers.update({"a": 1})
+numbers.update(a=1)
 db.snapshot().mapping()[b"a"] = b""
 '''
 REVEALED = [
@@ -52,6 +56,8 @@ def test_mappings_are_inferred(tmp_path: Path) -> None:
                 if "Revealed type" in line]
     assert revealed == REVEALED, run.stdout
     errors = [line for line in run.stdout.splitlines() if ": error:" in line]
-    assert len(errors) == 2, run.stdout
+    assert len(errors) == 4, run.stdout
     assert 'Invalid index type "str" for "StoreMapping[bytes, int]"' in errors[0]
-    assert "Unsupported target for indexed assignment" in errors[1]
+    assert "incompatible type" in errors[1] or "No overload variant" in errors[1]
+    assert "Invalid self argument" in errors[2] or "No overload variant" in errors[2]
+    assert "Unsupported target for indexed assignment" in errors[3]
