@@ -247,7 +247,8 @@ def test_states_show(opened: Stores, tmp_path: Path) -> None:
     snap, watch = db.snapshot(), db.watch(b"a")
     failed = db.submit(kvcore.Compact(99))
     assert failed.exception() is not None
-    assert repr(failed).startswith("<Future failed: FutureRevisionError('etcdserver: mvcc")
+    assert repr(failed).startswith(
+        "<Future done, failed: FutureRevisionError('etcdserver: mvcc")
     assert repr(db) == f"<kvcore.Store {str(tmp_path / 's')!r} at revision 1>"
     snap.release()
     watch.cancel()

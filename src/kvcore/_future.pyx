@@ -196,7 +196,7 @@ cdef class Future:
         if not self.done():
             return "<Future pending>"
         error = self.exception()
-        return "<Future done>" if error is None else f"<Future failed: {error!r}>"
+        return "<Future done>" if error is None else f"<Future done, failed: {error!r}>"
 
     def __reduce__(self):
         raise TypeError("a future cannot be pickled; pickle its result()")
