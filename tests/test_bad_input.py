@@ -309,7 +309,8 @@ CLOSED: dict[str, tuple[Any, ...]] = {
     "step": (), "sync": (), "checkpoint": (), "hash": (), "status": (), "check": (),
     "watch": (), "lease": (5,), "leases": (),
 }
-OPEN_AFTER_CLOSE = {"close", "closed", "log_path", "damaged_checkpoints", "lease_of"}
+OPEN_AFTER_CLOSE = {"close", "closed", "log_path", "damaged_checkpoints", "lease_of", "mapping",
+                    "recovery"}
 
 
 def test_every_verb_on_a_closed_store(open_store: Opener) -> None:

@@ -5,8 +5,10 @@
     _operation  Put, Get, Range, Delete, Txn, Compact, Compare, LeaseGrant, LeaseRevoke
     _result   what comes back: KeyValue, RangeResult, PutResult, DeleteResult, TxnResult, ...
     _watch    Watch;  _event: Event, WatchResponse, EventBatch;  lease: Lease
+    mapping   StoreMapping, SnapshotMapping: keys below a prefix as a dictionary
     _watch_cache  WatchCache: the recent events of one resource, for watchers that resume
     _btree    BTreeIndex, the MVCC index alone;  _record_log: Wal, the log alone
+    transfer  export_lines, import_lines: contents as lines of JSON (import kvcore.transfer)
     errors    every exception, below Error
 
 See ARCHITECTURE.md for the house, docs/ for its formats.
@@ -59,9 +61,11 @@ from kvcore.errors import (
     RequestTooLargeError,
     StorageError,
     TooManyOpsError,
+    TransferError,
     ValueProvidedError,
 )
 from kvcore.lease import Lease
+from kvcore.mapping import SnapshotMapping, StoreMapping
 from kvcore.store import Store, open
 from kvcore.types import HashResult, Status
 
@@ -76,7 +80,7 @@ __all__ = [
     "LeaseExistsError", "LeaseGrant", "LeaseNotFoundError", "LeaseProvidedError", "LeaseRevoke",
     "LeaseTTLTooLargeError", "LockedError", "NewerFormatError", "NoSpaceError", "OutOfMemoryError",
     "OutcomeUnknownError", "PoisonedError", "Put", "PutResult", "Range", "RangeResult",
-    "RequestTooLargeError", "Snapshot", "Status", "StorageError", "Store", "TooManyOpsError", "Txn",
-    "TxnResult", "ValueProvidedError", "Wal", "Watch", "WatchCache", "WatchCacheStats",
-    "WatchResponse", "open", "prefix_end",
+    "RequestTooLargeError", "Snapshot", "SnapshotMapping", "Status", "StorageError", "Store",
+    "StoreMapping", "TooManyOpsError", "TransferError", "Txn", "TxnResult", "ValueProvidedError",
+    "Wal", "Watch", "WatchCache", "WatchCacheStats", "WatchResponse", "open", "prefix_end",
 ]

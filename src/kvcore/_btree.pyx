@@ -56,7 +56,7 @@ IndexStats = _namedtuple("IndexStats", (
     "order", "keys", "live", "versions", "leaves", "inners", "depth", "fill", "bytes_per_key",
     "live_bytes", "free_bytes", "held_bytes", "live_blocks", "dead_blocks", "snapshots",
     "copied_nodes", "compacted_revision",
-))
+), module=__name__)
 IndexStats.__doc__ = "Counters of a BTreeIndex at one moment; see BTreeIndex.stats."
 
 cdef object _frombuffer = None   # numpy is imported when the first array is asked for
@@ -506,6 +506,12 @@ cdef class BTreeIndex(_Reader):
     def __len__(self):
         return self.c.live
 
+    def __reduce__(self):
+        raise TypeError("an index cannot be pickled; insert its keys where another is needed")
+
+    def __repr__(self):
+        return f"<kvcore.BTreeIndex of {self.c.live} keys, order {self.c.order}>"
+
     def __contains__(self, bytes key not None):
         return self.get(key) is not None
 
@@ -855,6 +861,14 @@ cdef class IndexSnapshot(_Reader):
         if self.c == NULL or self.closing:
             raise _errors.ClosedError
         return self.c.view.live
+
+    def __reduce__(self):
+        raise TypeError("an index's snapshot cannot be pickled; take what it shows")
+
+    def __repr__(self):
+        if self.c == NULL or self.closing:
+            return "<IndexSnapshot, closed>"
+        return f"<IndexSnapshot of {self.c.view.live} keys>"
 
     def __enter__(self):
         if self.c == NULL or self.closing:

@@ -23,6 +23,7 @@ cdef class Engine:
     cdef EventCache events       # shared by the watches
     cdef int fork_generation
     cdef bint opened             # c is initialised and not yet shut
+    cdef readonly object recovery            # what the open found: _recovery.RecoveryReport
     cdef readonly list damaged_checkpoints   # passed over by the open: (path, offset, reason)
     cdef object __weakref__
     cdef int _alive(self) except -1

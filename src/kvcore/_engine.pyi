@@ -14,11 +14,13 @@ from kvcore._operation import (
     Range,
     Txn,
 )
+from kvcore._recovery import RecoveryReport
 from kvcore._result import DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
 from kvcore._snapshot import Snapshot
 from kvcore._watch import Watch
 
 class Engine:
+    recovery: RecoveryReport
     damaged_checkpoints: list[tuple[str, int, str]]
     def __init__(
         self,

@@ -184,6 +184,7 @@ cdef class Engine:
             c.progress_at_ns = c.clock.now_ns(c.clock.ctx) + c.progress_interval_ns
             c.directory = strdup(os.fsencode(self.log.path))
             self.damaged_checkpoints = startup(c, self.log)
+            self.recovery = self.log.recovery
             # The directory's segments may be smaller than the argument says.
             self.limits.max_request_bytes = min(self.limits.max_request_bytes,
                                                 self.log.c.segment_bytes // 2)

@@ -41,7 +41,7 @@ cdef class Event:
         raise TypeError("Event objects come from a watch")
 
     def __reduce__(self):
-        raise TypeError("Event objects cannot be pickled; take keys, values and revisions")
+        return (_restore_event, (self.kv, self.prev_kv))
 
     @property
     def type(self):
@@ -105,6 +105,20 @@ cdef class Event:
         return f"Event({self.type}, {self.kv!r}{prev})"
 
 
+def _restore_event(KeyValue kv not None, KeyValue prev):
+    """A pickled Event: one that has read what it tells, and knows no log."""
+    cdef Event e = Event.__new__(Event)
+    e.rec.mod = kv.v.mod
+    e.rec.create = kv.v.create
+    e.rec.version = kv.v.version
+    e.rec.lease = kv.v.lease
+    e._kv = kv
+    if prev is not None:
+        e.before = prev.v
+        e._prev = prev
+    return e
+
+
 @cython.final
 @cython.no_gc
 @cython.freelist(256)
@@ -119,7 +133,7 @@ cdef class WatchResponse:
         raise TypeError("WatchResponse objects come from a watch")
 
     def __reduce__(self):
-        raise TypeError("WatchResponse objects cannot be pickled; take keys, values and revisions")
+        return (_restore_response, (self.revision, self.events))
 
     @property
     def is_progress(self):
@@ -137,6 +151,11 @@ cdef class WatchResponse:
         if not self.events:
             return f"<WatchResponse: progress, revision {self.revision}>"
         return f"<WatchResponse: {len(self.events)} events of revision {self.revision}>"
+
+
+def _restore_response(int64_t revision, tuple events not None):
+    """A pickled WatchResponse."""
+    return make_response(revision, events)
 
 
 cdef WatchResponse make_response(int64_t revision, tuple events):
@@ -158,7 +177,14 @@ cdef class EventBatch:
         raise TypeError("EventBatch objects come from a watch")
 
     def __reduce__(self):
-        raise TypeError("EventBatch objects cannot be pickled; take keys, values and revisions")
+        raise TypeError("an EventBatch cannot be pickled, its values lie in the store's log; "
+                        "pickle list(batch)")
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
 
     def __dealloc__(self):
         free(self.recs)

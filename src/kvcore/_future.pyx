@@ -189,7 +189,17 @@ cdef class Future:
         return waiter.__await__()
 
     def __repr__(self):
-        return f"<Future {'done' if self.done() else 'pending'}>"
+        if self.r == NULL and not self.answered:
+            return "<Future>"
+        if self.r != NULL and self.fork_generation != kv_fork_generation():
+            return "<Future of another process>"
+        if not self.done():
+            return "<Future pending>"
+        error = self.exception()
+        return "<Future done>" if error is None else f"<Future done, failed: {error!r}>"
+
+    def __reduce__(self):
+        raise TypeError("a future cannot be pickled; pickle its result()")
 
 
 def _settle_waiter(Future future not None, waiter):

@@ -241,6 +241,20 @@ cdef tuple make_span(object start, object end, object prefix, bint all_when_empt
     return (start, end)
 
 
+cdef str _named(dict options):
+    return "".join([f", {name}={value!r}" for name, value in options.items() if value])
+
+
+cdef dict _flags(int64_t flags):
+    return {"prev": flags & FLAG_PREV != 0, "ignore_value": flags & FLAG_IGNORE_VALUE != 0,
+            "ignore_lease": flags & FLAG_IGNORE_LEASE != 0}
+
+
+def _restore(kind, key, end, options):
+    """A pickled Range or Get."""
+    return kind(key, **options) if end is None else kind(key, end, **options)
+
+
 cdef dict _TARGETS = {"key": TARGET_KEY, "version": TARGET_VERSION,
                       "create_revision": TARGET_CREATE, "mod_revision": TARGET_MOD,
                       "value": TARGET_VALUE}
@@ -277,7 +291,8 @@ cdef class Put:
                       | (FLAG_IGNORE_LEASE if ignore_lease else 0))
 
     def __repr__(self):
-        return f"Put({self.key!r}, {self.value!r})"
+        return (f"Put({self.key!r}, {self.value!r}{_named({'lease': self.lease})}"
+                f"{_named(_flags(self.flags))})")
 
 
 @cython.final
@@ -293,14 +308,15 @@ cdef class Delete:
         self.flags = FLAG_PREV if prev else 0
 
     def __repr__(self):
-        return f"Delete({self.key!r}, {self.end!r})" if self.end else f"Delete({self.key!r})"
+        end = f", {self.end!r}" if self.end else ""
+        return f"Delete({self.key!r}{end}{_named(_flags(self.flags))})"
 
 
 cdef class Range:
     """Read one key, [start, end), a prefix, or everything; options as Store.range.
 
     >>> Range(prefix=b"/a/", limit=10)
-    Range(b'/a/', b'/a0')
+    Range(b'/a/', b'/a0', limit=10)
     """
 
     def __init__(self, start=None, end=None, *, prefix=None, limit=0, revision=None,
@@ -318,8 +334,27 @@ cdef class Range:
         self.spec.min_create = as_int(min_create_revision)
         self.spec.max_create = as_int(max_create_revision)
 
+    def __reduce__(self):
+        return (_restore, (type(self), self.key, self.end, _range_options(self)))
+
     def __repr__(self):
-        return f"{type(self).__name__}({self.key!r}" + (f", {self.end!r})" if self.end else ")")
+        end = f", {self.end!r}" if self.end else ""
+        return f"{type(self).__name__}({self.key!r}{end}{_named(_range_options(self))})"
+
+
+cdef dict _range_options(Range op):
+    """What the keyword arguments were."""
+    cdef const RangeCmd* s = &op.spec
+    if s.flags & FLAG_SINGLE:
+        return {"revision": s.revision}
+    sort = None
+    if s.order != ORDER_NONE:
+        sort = ("-" if s.order == ORDER_DESCEND else "") + list(_TARGETS)[
+            list(_TARGETS.values()).index(s.target)]
+    return {"limit": s.limit, "revision": s.revision, "keys_only": s.flags & FLAG_KEYS_ONLY != 0,
+            "count_only": s.flags & FLAG_COUNT_ONLY != 0, "sort": sort,
+            "min_mod_revision": s.min_mod, "max_mod_revision": s.max_mod,
+            "min_create_revision": s.min_create, "max_create_revision": s.max_create}
 
 
 @cython.final

@@ -46,7 +46,8 @@ _MODES = {"off": SYNC_OFF, "interval": SYNC_INTERVAL, "always": SYNC_ALWAYS}
 _INTERVAL_NS = 100_000_000
 
 WalStats = collections.namedtuple(
-    "WalStats", "records batches syncs bytes segments durable_position end_position poison_errno")
+    "WalStats", "records batches syncs bytes segments durable_position end_position poison_errno",
+    module=__name__)
 WalStats.__doc__ = "Counters of a log since it was opened, and where it stands; a plain tuple."
 
 # ---- private helpers, REQUIRE the log's mutex ----------------------------------------------------
@@ -195,6 +196,9 @@ cdef class WriteAheadLog:
         state = "" if self.log.is_open else ", closed"
         return (f"<kvcore.Wal {where}: {self.records} records, "
                 f"end {kv_load_u64(&self.log.c.next_pos):#x}{state}>")
+
+    def __reduce__(self):
+        raise TypeError("a log cannot be pickled; open it where it is needed")
 
     @property
     def path(self):

@@ -183,6 +183,23 @@ cdef class KeyValue:
                 f"create_revision={self.v.create}, mod_revision={self.v.mod}, "
                 f"version={self.v.version}, lease={self.v.lease})")
 
+    def __reduce__(self):
+        return (_restore_key_value, (self.key, self.value, self.v.create, self.v.mod,
+                                     self.v.version, self.v.lease))
+
+
+def _restore_key_value(bytes key not None, bytes value not None, int64_t create, int64_t mod,
+                       int64_t version, int64_t lease):
+    """A pickled KeyValue: one that has read its value, and knows no log."""
+    cdef KeyValue kv = KeyValue.__new__(KeyValue)
+    kv._key = key
+    kv._value = value
+    kv.v.create = create
+    kv.v.mod = mod
+    kv.v.version = version
+    kv.v.lease = lease
+    return kv
+
 
 cdef KeyValue make_lazy_kv(bytes key, Rows rows, uint64_t index, const KvVersion* v, Pin pin):
     cdef KeyValue kv = KeyValue.__new__(KeyValue)
@@ -307,6 +324,16 @@ cdef class RangeResult:
     def __repr__(self):
         return (f"<RangeResult of {self.n} keys, count={self.count}, more={self.more}, "
                 f"revision={self.revision}>")
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        raise TypeError("a RangeResult cannot be pickled, its values lie in the store's log; "
+                        "pickle list(result)")
 
 
 cdef RangeResult make_range(Rows rows, Pin pin, uint64_t start, uint64_t n, int64_t count,

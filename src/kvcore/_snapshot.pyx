@@ -24,6 +24,7 @@ from kvcore._range cimport KvReader, answer_range
 from kvcore._result cimport KvResult, make_answer, make_kv, result_free, result_init
 
 from kvcore.errors import ClosedError, EmptyKeyError
+from kvcore.mapping import SnapshotMapping
 
 
 @cython.final
@@ -114,6 +115,10 @@ cdef class Snapshot:
         """How many live keys, in O(log n)."""
         return self.range(start, end, prefix=prefix, count_only=True).count
 
+    def mapping(self, prefix=b"", **codecs):
+        """The keys below a prefix as a read-only mapping; arguments as Store.mapping."""
+        return SnapshotMapping(self, prefix, **codecs)
+
     def release(self):
         """Let go of what only the snapshot shows. Idempotent."""
         cdef Commit* c = &self.engine.c
@@ -143,7 +148,8 @@ cdef class Snapshot:
             self.release()
 
     def __reduce__(self):
-        raise TypeError("a snapshot cannot be pickled")
+        raise TypeError("a snapshot cannot be pickled; take one where it is needed, or pickle "
+                        "list(snapshot.range())")
 
     def __repr__(self):
         return f"<Snapshot at revision {self.revision}{' (released)' if self.dropped else ''}>"

@@ -77,7 +77,7 @@ _NO_METADATA = "event object has no readable metadata"
 
 WatchCacheStats = collections.namedtuple(
     "WatchCacheStats", "length capacity bytes peak_bytes payload_bytes compactions dropped "
-    "longest_pause oldest_version newest_version")
+    "longest_pause oldest_version newest_version", module=__name__)
 WatchCacheStats.__doc__ = """What a watch cache holds and did; a plain tuple.
 
 length, capacity, dropped: events; bytes: held now, the arena included; peak_bytes: the most ever,
@@ -283,7 +283,8 @@ cdef class CachedEvent:
         return hash((self.rec().mod, self.key))
 
     def __reduce__(self):
-        raise TypeError("CachedEvent objects cannot be pickled")
+        raise TypeError("a CachedEvent cannot be pickled; take its type, key, resource_version "
+                        "and value")
 
     def __repr__(self):
         return (f"<CachedEvent {self.type} {self.key!r} at {self.resource_version}, "
@@ -483,10 +484,11 @@ cdef class WatchCache:
 
     cdef int _add_change(self, Event event) except -1:
         cdef RingRecord rec = event.rec
-        if event.pin is None:
+        if event.pin is None and event._kv is None:
             raise TypeError("Event objects come from a watch")
         rec.note = KIND_PUT if rec.version else KIND_DELETE
-        if event.rows is not None and rec.version == 0:     # of history: there is no cell of it
+        if event.pin is None or (event.rows is not None and rec.version == 0):
+            # It was pickled, or is a deletion of history: there is no cell of it here.
             return self._add_copied(&rec, event.kv.key, event.kv.value)
         if self.log is None:
             self.log = event.pin.log
@@ -638,12 +640,14 @@ cdef class WatchCache:
 
     def __repr__(self):
         cdef Counters c
+        if self.fork_generation != kv_fork_generation():
+            return f"<kvcore.WatchCache {self.resource!r}, of another process>"
         self._counters(&c)
         return (f"<kvcore.WatchCache {self.resource!r}: {c.length} of {self.ring.capacity} events, "
                 f"newest version {c.newest}>")
 
     def __reduce__(self):
-        raise TypeError("a watch cache cannot be pickled")
+        raise TypeError("a watch cache cannot be pickled; make one where it is needed")
 
     cdef const char* _broken(self) noexcept nogil:
         """REQUIRES: the lock"""

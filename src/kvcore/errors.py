@@ -27,7 +27,8 @@
     │   └── PoisonedError          the log failed earlier; nothing is written any more
     ├── LockedError                another process has the directory open
     ├── CorruptError               bytes on disk contradict their checksum or each other
-    └── NewerFormatError           directory written by a newer kvcore
+    ├── NewerFormatError           directory written by a newer kvcore
+    └── TransferError              an export that is cut, changed, or none
 
 Where etcd has a wording, the message is etcd's.  May not know: any other module of kvcore.
 """
@@ -35,6 +36,7 @@ Where etcd has a wording, the message is etcd's.  May not know: any other module
 from __future__ import annotations
 
 import os
+from typing import Any
 
 __all__ = [
     "ClosedError", "CompactedError", "CorruptError", "DuplicateKeyError", "EmptyKeyError",
@@ -42,7 +44,8 @@ __all__ = [
     "InvalidSortError", "KeyNotFoundError", "KeyTooLargeError", "LeaseExistsError",
     "LeaseNotFoundError", "LeaseProvidedError", "LeaseTTLTooLargeError", "LockedError",
     "NewerFormatError", "NoSpaceError", "OutOfMemoryError", "OutcomeUnknownError", "PoisonedError",
-    "RequestTooLargeError", "StorageError", "TooManyOpsError", "ValueProvidedError",
+    "RequestTooLargeError", "StorageError", "TooManyOpsError", "TransferError",
+    "ValueProvidedError",
 ]
 
 
@@ -196,6 +199,20 @@ class StorageError(Error, OSError):
     def __str__(self) -> str:
         return str(self.args[0])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_storage_error, (type(self), str(self), self.errno, self.__dict__)
+
+
+def _restore_storage_error(kind: type[StorageError], text: str, errno: int | None,
+                           more: dict[str, Any]) -> StorageError:
+    """A pickled StorageError; its text has the errno's already."""
+    error = kind(text)
+    if errno:
+        error.errno = errno
+        error.strerror = os.strerror(errno)
+    error.__dict__.update(more)
+    return error
+
 
 class OutcomeUnknownError(StorageError):
     """The write or sync of this very request failed: it may or may not be there after a reopen."""
@@ -234,6 +251,24 @@ class NewerFormatError(Error):
     """The directory was written by a kvcore with a newer format."""
 
     message = "kvcore: the directory has a newer format than this version reads"
+
+
+class TransferError(Error):
+    """An export that cannot be imported: `line` (from 1; 0: none), `reason`, and `keys`, how many
+    were imported before, in whole batches."""
+
+    message = "kvcore: the export cannot be read"
+
+    def __init__(
+        self, message: str | None = None, line: int = 0, reason: str = "", keys: int = 0
+    ) -> None:
+        if reason and not message:
+            done = f" ({keys:,} keys before it were imported)" if keys else ""
+            message = f"line {line}: {reason}{done}" if line else f"{reason}{done}"
+        super().__init__(message)
+        self.line = line
+        self.reason = reason
+        self.keys = keys
 
 
 # The native core's status codes (enum kv_status in _native.h).

@@ -9,7 +9,7 @@ Thread safety: every method. May not know: how a store keeps its leases.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kvcore._operation import LeaseRevoke
 from kvcore.errors import LeaseNotFoundError
@@ -100,6 +100,9 @@ class Lease:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a lease cannot be pickled; pickle its id, and call Store.lease_of(id)")
 
     def __repr__(self) -> str:
         return f"<kvcore.Lease id={self.id}>"

@@ -1,29 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """Store: the public face of the engine, and open().
 
-    Store (here: open, close, status, hash, check)
+    Store (here: open, close, status, leases, mapping, hash, check)
       └── _engine.Engine (native: put, get, range, delete, txn, put_many, get_many, submit, ...)
 
 Hot verbs are methods of the extension type itself: a Python frame would cost more than a look-up.
+Logger "kvcore.store": a directory opened and closed (info); an end that was not clean, a checkpoint
+passed over or not taken (warning); never an operation.
 Thread safety: every method. One process per directory. May not know: CLI, servers.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable
 from operator import index
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from kvcore._engine import Engine
 from kvcore._operation import LeaseGrant
-from kvcore.errors import ClosedError
+from kvcore.errors import ClosedError, ForkedError, from_status
 from kvcore.lease import Lease
+from kvcore.mapping import StoreMapping
 from kvcore.types import HashResult, Status
 
 __all__ = ["Store", "open"]
+
+# A logger of its own: "kvcore" also carries the failures of callbacks, which must be seen without
+# any set-up.
+_log = logging.getLogger("kvcore.store")
+_log.addHandler(logging.NullHandler())
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Store(Engine):
@@ -42,6 +54,29 @@ class Store(Engine):
     def __init__(self, path: str | os.PathLike[str] | None = None, **options: Any) -> None:
         self._sync_mode = str(options.get("sync", "always"))
         super().__init__(None if path is None else os.fspath(path), **options)
+        if self.log_path:
+            self._tell_open()
+
+    def _tell_open(self) -> None:
+        if not self.recovery.clean:
+            _log.warning("%s was not closed: %d batches replayed, %d torn bytes cut off",
+                         self.log_path, self.recovery.batches, self.recovery.torn_bytes)
+        for path, at, reason in self.damaged_checkpoints:
+            _log.warning("checkpoint %s passed over: %s at offset %d", path, reason, at)
+        _log.info("%s opened at revision %d", self.log_path, self.revision)
+
+    def close(self) -> None:
+        """Seal the log and free everything; results already returned stay usable. Idempotent."""
+        path = "" if self.closed else self.log_path
+        try:
+            status = self._stats()["background_status"] if path else 0
+        except ClosedError:                     # another thread was first
+            status = 0
+        super().close()
+        if status:
+            _log.warning("%s: background work failed: %s", path, from_status(status))
+        if path:
+            _log.info("%s closed", path)
 
     def status(self) -> Status:
         """Revisions, sizes and counters, taken at one instant.
@@ -79,6 +114,34 @@ class Store(Engine):
     def lease_of(self, id: int) -> Lease:
         """A handle of the lease with this id, whether it lives or not."""
         return Lease(self, index(id))
+
+    @overload
+    def mapping(self, prefix: bytes = b"") -> StoreMapping[bytes, bytes]: ...
+    @overload
+    def mapping(self, prefix: bytes = b"", *, encode: Callable[[V], bytes],
+                decode: Callable[[bytes], V]) -> StoreMapping[bytes, V]: ...
+    @overload
+    def mapping(self, prefix: bytes = b"", *, key_encode: Callable[[K], bytes],
+                key_decode: Callable[[bytes], K]) -> StoreMapping[K, bytes]: ...
+    @overload
+    def mapping(self, prefix: bytes = b"", *, encode: Callable[[V], bytes],
+                decode: Callable[[bytes], V], key_encode: Callable[[K], bytes],
+                key_decode: Callable[[bytes], K]) -> StoreMapping[K, V]: ...
+    def mapping(self, prefix: bytes = b"", **codecs: Any) -> StoreMapping[Any, Any]:
+        """The keys below a prefix as a dictionary: bytes to bytes, or what the codecs make of them.
+
+        Args: prefix: b"" for all keys; encode, decode: a value to bytes and back; key_encode,
+        key_decode: a key, without the prefix. Ready ones in kvcore.mapping: text_keys, json_values.
+        Returns: a kvcore.StoreMapping, which holds nothing. Cost: none.
+
+        >>> import kvcore
+        >>> from kvcore.mapping import text_keys
+        >>> colours = kvcore.open().mapping(b"/colour/", **text_keys)
+        >>> colours["sky"] = b"blue"
+        >>> colours["sky"], list(colours), "sea" in colours
+        (b'blue', ['sky'], False)
+        """
+        return StoreMapping(self, prefix, **codecs)
 
     def hash(self, revision: int = 0) -> HashResult:
         """CRC-32C over all changes up to `revision` (0: now), equal to etcd's HashKV.
@@ -140,6 +203,8 @@ class Store(Engine):
             return f"<kvcore.Store {where!r} at revision {self.revision}>"
         except ClosedError:
             return f"<kvcore.Store {where!r}, closed>"
+        except ForkedError:
+            return f"<kvcore.Store {where!r}, of another process>"
 
 
 def open(path: str | os.PathLike[str] | None = None, **options: Any) -> Store:

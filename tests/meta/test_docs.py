@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation is true where a machine can tell: links lead somewhere, the README's example
-prints what it says, the commands it lists are the commands there are.
+"""The documentation is true where a machine can tell: links lead somewhere, the examples of the
+README and of docs/ print what they say, the commands listed are the commands there are.
 """
 
 from __future__ import annotations
@@ -43,6 +43,21 @@ def headings(text: str) -> set[str]:
             for line in re.findall(r"^#+ +(.*)$", text, re.M)}
 
 
+def examples(text: str) -> list[tuple[str, str]]:
+    """(program, what it prints) of each block of Python; a block of text right below is its output.
+    """
+    found = re.findall(r"^```python\n(.*?)^```\n(?:^```text\n(.*?)^```$)?", text, re.M | re.S)
+    assert len(found) == text.count("```python")
+    return found
+
+
+def printed(code: str, names: dict[str, object]) -> str:
+    """What a program prints, run with and leaving these names."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, names)
+    return out.getvalue()
+
+
 def listed_commands(text: str) -> dict[str, set[str]]:
     """Sub-command -> options, from the README's table of commands."""
     rows = re.findall(r"^\| `kvcore (\w+)[^`]*` \|[^|]*\|([^|]*)\|", text, re.M)
@@ -73,6 +88,32 @@ def test_the_examples_print_what_the_readme_says(
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(code, {})
         assert printed.getvalue() == expected
+
+
+@pytest.mark.parametrize("path", [p for p in DOCUMENTS if p.parent.name == "docs"
+                                  and "```python" in p.read_text()], ids=lambda path: path.name)
+@pytest.mark.usefixtures("nothing_hangs")
+def test_the_examples_of_a_document_print_what_it_says(
+        path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a document are one program."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code, expected in examples(path.read_text()):
+        assert printed(code, names) == expected, code
+
+
+def test_the_cookbook_has_its_recipes() -> None:
+    text = (ROOT / "docs" / "cookbook.md").read_text()
+    assert len(re.findall(r"^## ", text, re.M)) == 4 and len(examples(text)) == 8
+    assert "(docs/cookbook.md)" in (ROOT / "README.md").read_text()
+
+
+def test_an_example_and_its_output_are_found() -> None:
+    text = ("# T\n```python\nx = 1\n```\nwords\n```python\nprint(x)\n```\n```text\n1\n```\n"
+            "```text\nnobody's\n```\n")
+    assert examples(text) == [("x = 1\n", ""), ("print(x)\n", "1\n")]
+    names: dict[str, object] = {}
+    assert [printed(code, names) for code, _ in examples(text)] == ["", "1\n"]
 
 
 def test_the_readme_lists_the_commands() -> None:
