@@ -92,7 +92,7 @@ class Histogram:
             if seen >= wanted:
                 break
         low, high = edges(bucket)
-        return float(min(max((low + high) / 2, self.least), self.most))
+        return float(min(max(low + (high - low) / 2, self.least), self.most))
 
     def buckets(self) -> list[tuple[float, float, int]]:
         """(from, to, count) of every bucket that is not empty, ascending; `to` is excluded."""

@@ -77,13 +77,15 @@ class Samples(Histogram):
 class Claim:
     """What the article says: its words, the number in the figure's unit, and how to compare.
 
-    `of` names the figure's field; `unlike` says why the two cannot be compared ("": they can).
+    `of` names the figure's field, `most` the other end of a claim that is a span; `unlike` says why
+    the two cannot be compared ("": they can).
     """
 
     text: str
     value: float
     better: str = "less"         # or "more"
     of: str = "median"           # or "p99"
+    most: float | None = None
     unlike: str = ""
 
     def verdict(self, measured: float) -> tuple[str, str]:
@@ -92,6 +94,8 @@ class Claim:
             return "unlike", f"not comparable: {self.unlike}"
         if measured <= 0:
             return ("better", "better") if self.better == "less" else ("worse", "worse")
+        if self.most is not None and self.value <= measured <= self.most:
+            return "same", "as said"
         ratio = self.value / measured if self.better == "less" else measured / self.value
         if abs(ratio - 1) <= SAME:
             return "same", "as said"

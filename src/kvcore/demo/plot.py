@@ -23,9 +23,10 @@ from math import ceil, floor, log10
 from typing import Any
 
 WIDTH = 360
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 46, 34
+LEFT, RIGHT, TOP, BOTTOM = 60, 14, 46, 34
 BODY = 150                   # height of the plotted area
-CHARACTER = 5.9              # width of one, on average, at the size of labels
+TALL = 476                   # height of a plot beside two others, one above the other
+CHARACTER = 6.6              # width of one, on average, at the size of labels
 NONE = "no samples"
 SHORTEST, LONGEST = 1e-3, 1e18   # nanoseconds that an axis of time reaches: 1 ps, 31 years
 
@@ -41,6 +42,7 @@ STYLE = """
 .plot .rule{stroke:var(--ink);stroke-width:1.2;fill:none}
 .plot .claim{stroke:var(--c1);stroke-width:1.8;fill:none;stroke-dasharray:5 3}
 .plot text.said{fill:var(--c1)}
+.plot .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 .plot .ground{fill:var(--paper)}
 .plot .bar{fill:var(--c0)}
 .plot .l0,.plot .l1,.plot .l2,.plot .l3,.plot .l4,.plot .l5{fill:none;stroke-width:2}
@@ -107,9 +109,11 @@ def steps(high: float) -> list[float]:
 class Canvas:
     """The pieces of one plot, and the document around them."""
 
-    def __init__(self, ident: str, title: str, description: str, legend: int = 0) -> None:
+    def __init__(self, ident: str, title: str, description: str, bottom: int = TOP + BODY,
+                 legend: int = 0) -> None:
         self.ident, self.title, self.description = ident, title, description
-        self.height = TOP + BODY + BOTTOM + 16 * legend
+        self.bottom = bottom
+        self.height = bottom + BOTTOM + 16 * legend
         self._pieces: list[str] = []
 
     def text(self, x: float, y: float, words: str, anchor: str = "start", css: str = "") -> None:
@@ -138,7 +142,7 @@ class Canvas:
 
     def nothing(self) -> str:
         """The plot when there is nothing to show."""
-        self.text(WIDTH / 2, TOP + BODY / 2, NONE, "middle")
+        self.text(WIDTH / 2, (TOP + self.bottom) / 2, NONE, "middle")
         return self.svg()
 
     def svg(self) -> str:
@@ -161,7 +165,7 @@ def standalone(svg: str) -> str:
 
 
 def _time_axis(canvas: Canvas, scale: Scale) -> None:
-    bottom = TOP + BODY
+    bottom = canvas.bottom
     for value in scale.decades(5):
         x = scale(value)
         canvas.line(x, TOP, x, bottom, "grid")
@@ -171,7 +175,7 @@ def _time_axis(canvas: Canvas, scale: Scale) -> None:
 
 def _marks(canvas: Canvas, scale: Scale, marks: Sequence[tuple[str, float, bool]]) -> None:
     """Vertical lines with labels above, in as many rows as keep them apart."""
-    ends = [-1.0, -1.0, -1.0]
+    ends, labels = [-1.0, -1.0, -1.0], []
     for words, value, claimed in sorted(marks, key=lambda mark: mark[1]):
         x, half = scale(value), len(words) * CHARACTER / 2
         middle = min(max(x, half + 2), WIDTH - half - 2)
@@ -179,8 +183,10 @@ def _marks(canvas: Canvas, scale: Scale, marks: Sequence[tuple[str, float, bool]
                    ends.index(min(ends)))
         ends[row] = middle + half
         y = TOP - 4 + 12 * row
-        canvas.line(x, y + 3, x, TOP + BODY, "claim" if claimed else "rule")
-        canvas.text(middle, y, words, "middle", "said" if claimed else "strong")
+        canvas.line(x, y + 3, x, canvas.bottom, "claim" if claimed else "rule")
+        labels.append((middle, y, words, "middle", "halo said" if claimed else "halo strong"))
+    for label in labels:                     # over all lines
+        canvas.text(*label)
 
 
 def distribution(ident: str, title: str, samples: dict[str, Any],
@@ -218,15 +224,16 @@ def distribution(ident: str, title: str, samples: dict[str, Any],
 def tails(ident: str, title: str, series: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """Which share of the requests takes longer than how long; both axes logarithmic."""
     shown = [(name, samples) for name, samples in series if samples["count"] and samples["most"]]
-    canvas = Canvas(ident, title, f"For each of {len(shown)} requests, the share that takes longer "
-                                  f"than a given time: {', '.join(name for name, _ in shown)}.",
-                    legend=len(shown))
+    told = (f"For each of {len(shown)} requests, the share that takes longer than a given time: "
+            + ", ".join(name for name, _ in shown) + ".")
+    bottom = max(TALL - BOTTOM - 16 * len(shown), TOP + BODY)
+    canvas = Canvas(ident, title, told, bottom, len(shown))
     if not shown:
         return canvas.nothing()
     across = log_scale(min(max(samples["least"], 1.0) for _, samples in shown),
                        max(samples["most"] for _, samples in shown), LEFT, WIDTH - RIGHT)
     rarest = min(max(1, ceil(log10(max(samples["count"] for _, samples in shown)))), 6)
-    down = Scale(10.0 ** -rarest, 1.0, TOP + BODY, TOP, True)
+    down = Scale(10.0 ** -rarest, 1.0, bottom, TOP, True)
     for power in range(rarest + 1):
         y = down(10.0 ** -power)
         canvas.line(LEFT, y, WIDTH - RIGHT, y, "grid")
@@ -234,13 +241,15 @@ def tails(ident: str, title: str, series: Sequence[tuple[str, dict[str, Any]]]) 
     _time_axis(canvas, across)
     for index, (name, samples) in enumerate(shown):
         left, points = samples["count"], [(across(max(samples["least"], 1.0)), down(1.0))]
-        for end, number in zip(samples["to"], samples["counts"], strict=True):
+        for start, end, number in zip(samples["from"], samples["to"], samples["counts"],
+                                      strict=True):
+            points.append((across(start), points[-1][1]))    # nothing falls between buckets
             left -= number
             if left and end > 0:
                 points.append((across(end), down(left / samples["count"])))
         points.append((across(samples["most"]), points[-1][1]))
         canvas.path(points, f"l{index % 6}")
-        y = TOP + BODY + 34 + 16 * index
+        y = bottom + 34 + 16 * index
         canvas.line(LEFT, y - 4, LEFT + 34, y - 4, f"l{index % 6}")
         canvas.text(LEFT + 42, y, name, css="strong")
     return canvas.svg()
@@ -249,6 +258,13 @@ def tails(ident: str, title: str, series: Sequence[tuple[str, dict[str, Any]]]) 
 def _short(count: int) -> str:
     return f"{count // 10**6}M" if count >= 10**6 else f"{count // 1000}k" if count >= 1000 else (
         str(count))
+
+
+def brief(value: float) -> str:
+    """A number in at most eight characters."""
+    if value == 0 or 0.001 <= value < 1000:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if 1000 <= value < 1e6 - 0.5 else f"{value:.2g}"
 
 
 @dataclass(frozen=True)
@@ -264,9 +280,9 @@ class Point:
 def ladder(ident: str, title: str, unit: str, along: str, points: Sequence[Point]) -> str:
     """A value at each of a few steps, from zero up: dot, 99th percentile, the article's mark."""
     told = "; ".join(
-        f"{along} {point.name}: {point.value:.3g}"
-        + (f", 99th percentile {point.p99:.3g}" if point.p99 is not None else "")
-        + (f", the article {point.claim:.3g}" if point.claim is not None else "")
+        f"{along} {point.name}: {brief(point.value)}"
+        + (f", 99th percentile {brief(point.p99)}" if point.p99 is not None else "")
+        + (f", the article {brief(point.claim)}" if point.claim is not None else "")
         for point in points)
     claimed = any(point.claim is not None for point in points)
     canvas = Canvas(ident, title, f"In {unit}. {told}." if points else NONE)
@@ -278,7 +294,7 @@ def ladder(ident: str, title: str, unit: str, along: str, points: Sequence[Point
     up = Scale(0.0, marks[-1], TOP + BODY, TOP)
     for value in marks:
         canvas.line(LEFT, up(value), WIDTH - RIGHT, up(value), "grid")
-        canvas.text(LEFT - 6, up(value) + 4, f"{value:,.4g}", "end")
+        canvas.text(LEFT - 6, up(value) + 4, brief(value), "end")
     canvas.line(LEFT, TOP + BODY, WIDTH - RIGHT, TOP + BODY, "rule")
     canvas.text(10, 34, unit)
     canvas.text(WIDTH - RIGHT, 34, "● median  ┬ p99" * any(p.p99 is not None for p in points)
@@ -292,7 +308,10 @@ def ladder(ident: str, title: str, unit: str, along: str, points: Sequence[Point
         if point.claim is not None:
             canvas.line(x - 16, up(point.claim), x + 16, up(point.claim), "claim")
         canvas.dot(x, up(point.value))
-        canvas.text(x + 8, up(point.value) + 4, f"{point.value:.3g}", css="strong")
+        words = brief(point.value)
+        left = x + 8 + len(words) * CHARACTER > WIDTH
+        canvas.text(x - 8 if left else x + 8, up(point.value) + 4, words,
+                    "end" if left else "start", "halo strong")
         canvas.text(x, TOP + BODY + 15, point.name, "middle")
     canvas.text(LEFT + (WIDTH - RIGHT - LEFT) / 2, TOP + BODY + 29, along, "middle")
     return canvas.svg()

@@ -38,19 +38,19 @@ nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:12px 0}
 table{border-collapse:collapse;font-size:.875rem;line-height:1.35;min-width:100%}
 caption{text-align:left;color:var(--soft);padding:4px 0 8px}
 th,td{padding:5px 10px;border-bottom:1px solid var(--line);vertical-align:top;text-align:left}
-thead th{border-bottom:2px solid var(--soft);white-space:nowrap}
-tbody th{font-weight:400;min-width:12em}
+thead th{border-bottom:2px solid var(--soft);vertical-align:bottom}thead .n{white-space:normal}
+tbody th{font-weight:400;min-width:12em}th.n{min-width:0}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .better,.held{color:var(--good)}.worse,.failed{color:var(--bad);font-weight:600}
 .unlike{color:var(--soft)}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(330px,100%),1fr));gap:14px;
-margin:14px 0}
+margin:14px 0}figure.tall{grid-row:span 2}
 figure{margin:0;border:1px solid var(--line);border-radius:6px;overflow:hidden}
 figure svg{display:block;width:100%;height:auto}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;margin:10px 0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 code{font:.875em ui-monospace,SFMono-Regular,Menlo,monospace;overflow-wrap:anywhere}
-@media (max-width:520px){body{padding:12px 12px 32px}th,td{padding:5px 6px}tbody th{min-width:9em}
+@media (max-width:520px){body{padding:12px 12px 32px}th,td{padding:5px 6px}tbody th{min-width:7.5em}
 dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}}
 @media print{body{max-width:none;padding:0;font-size:10pt}nav{display:none}
 .wide{overflow:visible}table{font-size:8pt}th,td{padding:2px 5px}
@@ -60,12 +60,14 @@ h2{break-after:avoid}thead{display:table-header-group}}
 
 NOTES = """<p>What is in the column “the article” comes from a description of a Kubernetes control
 plane with more than 1,000 nodes: API servers and three etcd members, over a network. What is
-measured here runs inside one process on one machine, so a verdict compares what an operation costs,
-not two clusters. It compares the 99th percentile where the article gives one, else the median;
-less than 3 % apart counts as the same.</p>
+measured here runs inside one process on one machine, so a verdict compares what an operation
+costs, not two clusters. It compares the 99th percentile where the article gives one, else the
+median; less than 3 % apart counts as the same. Of fewer than 100 samples, the 99th percentile is
+the largest.</p>
 <p>The middle half lies between the 25th and the 75th percentile. Quantiles come from histograms
 whose buckets are less than 1 % wide. Updates come at a fixed pace, and their latency counts from
-the moment each was due, so that a stall also counts for those that wait behind it. Single figures on a shared machine vary by 20 to 50 %.</p>"""
+the moment each was due, so that a stall also counts for those that wait behind it. Single figures
+on a shared machine vary by 20 to 50 %.</p>"""
 
 SETTING = {
     "command": "command", "started": "started", "seconds": "took, in seconds", "kvcore": "kvcore",
@@ -108,8 +110,8 @@ def _head(document: dict[str, Any]) -> str:
     return ("<header><h1>The storage of a 1,000-node control plane</h1>"
             f'<p class="soft">kvcore {escape(str(setting.get("kvcore", "")))} on this machine: '
             f"{_whole(setting.get('objects'))} objects, {_whole(setting.get('nodes'))} nodes, "
-            f"{_whole(setting.get('namespaces'))} namespaces. "
-            f"{escape(str(setting.get('started', '')))}</p></header>{_state(document)}")
+            f"{_whole(setting.get('namespaces'))} namespaces, "
+            f"{escape(str(setting.get('started', '')))}.</p></header>{_state(document)}")
 
 
 def _state(document: dict[str, Any]) -> str:
@@ -152,19 +154,18 @@ def _article(document: dict[str, Any]) -> str:
     found = [figure for figure in document["figures"] if figure["judged"]]
     if not found:
         return ""
-    rows = [[(figure["name"], ""), (figure["article"], "n"),
-             (_with_unit(figure["median"], figure), "n"),
-             (_with_unit(figure["p99"], figure), "n"),
+    rows = [[(figure["name"], ""), (figure["article"], "n"), (_judged(figure), "n"),
              (figure["verdict"], figure["judged"])] for figure in found]
     return _table("What the article says, and what was measured here",
-                  [("figure", ""), ("the article", "n"), ("median here", "n"), ("p99 here", "n"),
-                   ("verdict", "")], rows)
+                  [("figure", ""), ("the article", "n"), ("here", "n"), ("verdict", "")], rows)
 
 
-def _with_unit(value: float | None, figure: dict[str, Any]) -> str:
-    if value is None or figure["unit"] in {"", "/s"}:
-        return "" if value is None else number(value) + figure["unit"]
-    return f"{number(value)} {unit(figure['unit'])}"
+def _judged(figure: dict[str, Any]) -> str:
+    """The value that the verdict is about."""
+    rare = figure["article"].startswith("p99")
+    value = number(figure["p99" if rare else "median"])
+    gap = "" if figure["unit"] in {"", "/s"} else " "
+    return f"{'p99 ' if rare else ''}{value}{gap}{unit(figure['unit'])}"
 
 
 def _figures(figures: Sequence[dict[str, Any]], caption: str) -> str:
@@ -189,8 +190,11 @@ def middle(figure: dict[str, Any]) -> str:
 def _plots(plots: dict[str, str]) -> str:
     if not plots:
         return ""
-    return ('<div class="plots">'
-            + "".join(f"<figure>{svg}</figure>\n" for svg in plots.values()) + "</div>")
+    figures = []
+    for name, svg in plots.items():
+        css = ' class="tall"' if name.endswith("-tails") else ""
+        figures.append(f"<figure{css}>{svg}</figure>\n")
+    return f'<div class="plots">{"".join(figures)}</div>'
 
 
 def _orders(document: dict[str, Any]) -> str:
@@ -206,7 +210,8 @@ def _orders(document: dict[str, Any]) -> str:
                ("build, s", "n"),
                *((f"{words}, {unit(measure)}", "n") for words, measure in QUESTIONS.values())]
     keys = found[0]["keys"]
-    return (_table(f"{keys:,} keys, the same at every order; median (p99)", columns, shape)
+    return (_table(f"{keys:,} keys, the same at every order; median (p99). Inserts are averages "
+                   "over 10,000 keys", columns, shape)
             + _plots(orders(document)))
 
 

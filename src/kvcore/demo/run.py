@@ -12,7 +12,7 @@ import gc
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -60,13 +60,14 @@ class _Phases:
     def phase(self, title: str, total: int) -> Iterator[Step]:
         """A phase; one that is left by an exception is where the report stopped."""
         start = time.monotonic()
-        with self._ui.phase(title, total) as step:
-            counted = _Counted(step)
-            try:
+        counted = _Counted()
+        try:
+            with self._ui.phase(title, total) as step:
+                counted.shown = step.advance
                 yield counted
-            except BaseException:
-                self._report.stopped = f"in {title!r}, at {counted.done:,} of {total:,}"
-                raise
+        except BaseException:
+            self._report.stopped = f"in {title!r}, at {counted.done:,} of {total:,}"
+            raise
         self._report.phases.append(
             Phase(title, total, time.monotonic() - start, anonymous_memory()))
 
@@ -74,14 +75,15 @@ class _Phases:
 class _Counted:
     """A step that knows how far it is."""
 
-    def __init__(self, step: Step) -> None:
-        self._advance = step.advance
+    def __init__(self) -> None:
+        self.shown: Callable[[int], None] | None = None
         self.done = 0
 
     def advance(self, count: int) -> None:
         """Counts and passes on."""
         self.done += count
-        self._advance(count)
+        if self.shown is not None:
+            self.shown(count)
 
 
 def run(settings: Settings, ui: Ui, report: Report) -> None:
@@ -106,6 +108,10 @@ def run(settings: Settings, ui: Ui, report: Report) -> None:
             keys = INDEX_KEYS if settings.objects >= INDEX_KEYS // 10 else settings.objects
         orders(workload, keys, settings.seed, report, phases)
         report.complete = True
+    except BaseException:
+        if not report.stopped and report.phases:
+            report.stopped = f"after {report.phases[-1].title!r}"
+        raise
     finally:
         gc.unfreeze()
         report.setting["seconds"] = time.monotonic() - began
@@ -156,7 +162,7 @@ def _require_room(path: str, objects: int) -> None:
 def _setting(settings: Settings, path: str, files: int, manifests: int) -> dict[str, Any]:
     return {
         **machine(path),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "command": settings.command,
         "objects": settings.objects,
         "namespaces": settings.namespaces,
