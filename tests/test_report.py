@@ -43,7 +43,7 @@ SMALL = ["demo", "--objects", "400", "--seconds", "0.2"]
 SVG = "{http://www.w3.org/2000/svg}"
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
-finite = st.floats(min_value=0, allow_infinity=False, allow_nan=False)
+finite = st.floats(min_value=0, allow_infinity=False, allow_nan=False, allow_subnormal=False)
 durations = st.one_of(st.integers(0, 10**12), finite)
 
 

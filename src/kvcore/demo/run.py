@@ -65,11 +65,11 @@ class _Phases:
             with self._ui.phase(title, total) as step:
                 counted.shown = step.advance
                 yield counted
+            self._report.phases.append(
+                Phase(title, total, time.monotonic() - start, anonymous_memory()))
         except BaseException:
             self._report.stopped = f"in {title!r}, at {counted.done:,} of {total:,}"
             raise
-        self._report.phases.append(
-            Phase(title, total, time.monotonic() - start, anonymous_memory()))
 
 
 class _Counted:
