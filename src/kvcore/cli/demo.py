@@ -227,10 +227,11 @@ def _print(report: Report, output: Output) -> None:
 
 def _print_orders(report: Report, output: Output) -> None:
     columns = [("order", "right"), ("depth", "right"), ("fill", "right"), ("B/key", "right"),
-               ("build s", "right")] + [(f"{words} {unit}", "right")
+               ("build s", "right"), ("article", "right")] + [(f"{words} {unit}", "right")
                                         for words, unit in QUESTIONS.values()]
     rows = [[str(order.order), str(order.depth), f"{100 * order.fill:.0f} %",
-             number(order.bytes_per_key), number(order.build_seconds)]
+             number(order.bytes_per_key), number(order.build_seconds),
+             order.figures["everything"].article]
             + [f"{number(figure.median)} ({number(figure.p99)})"
                for figure in order.figures.values()] for order in report.orders]
     output.table(f"The index alone, {report.orders[0].keys:,} keys: median (p99)", columns, rows)

@@ -42,7 +42,7 @@ thead th{border-bottom:2px solid var(--soft);vertical-align:bottom}thead .n{whit
 tbody th{font-weight:400;min-width:12em}th.n{min-width:0}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .better,.held{color:var(--good)}.worse,.failed{color:var(--bad);font-weight:600}
-.unlike{color:var(--soft)}
+.unlike{color:var(--soft)}.better,.worse,.same{white-space:nowrap}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(330px,100%),1fr));gap:14px;
 margin:14px 0}figure.tall{grid-row:span 2}
 figure{margin:0;border:1px solid var(--line);border-radius:6px;overflow:hidden}
@@ -51,6 +51,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;margin:10px 0
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 code{font:.875em ui-monospace,SFMono-Regular,Menlo,monospace;overflow-wrap:anywhere}
 @media (max-width:520px){body{padding:12px 12px 32px}th,td{padding:5px 6px}tbody th{min-width:7.5em}
+.better,.worse,.same{white-space:normal}
 dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}}
 @media print{body{max-width:none;padding:0;font-size:10pt}nav{display:none}
 .wide{overflow:visible}table{font-size:8pt}th,td{padding:2px 5px}
@@ -203,11 +204,12 @@ def _orders(document: dict[str, Any]) -> str:
         return ""
     shape = [[(str(order["order"]), "n"), (str(order["depth"]), "n"),
               (f"{100 * order['fill']:.0f} %", "n"), (number(order["bytes_per_key"]), "n"),
-              (number(order["build_seconds"]), "n")]
+              (number(order["build_seconds"]), "n"),
+              (order["figures"]["everything"]["article"], "n")]
              + [(_pair(order["figures"][question]), "n") for question in QUESTIONS]
              for order in found]
     columns = [("order", "n"), ("depth", "n"), ("fill", "n"), ("bytes per key", "n"),
-               ("build, s", "n"),
+               ("build, s", "n"), ("range in the article", "n"),
                *((f"{words}, {unit(measure)}", "n") for words, measure in QUESTIONS.values())]
     keys = found[0]["keys"]
     return (_table(f"{keys:,} keys, the same at every order; median (p99). Inserts are averages "
