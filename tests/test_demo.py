@@ -16,7 +16,7 @@ import pytest
 
 import kvcore
 from kvcore.cli import main
-from kvcore.demo import crash, loader, reading, updating
+from kvcore.demo import crash, loader, orders, reading, updating
 from kvcore.demo.creating import create_op
 from kvcore.demo.measure import Claim, Report, Samples, number
 from kvcore.demo.run import Settings, run
@@ -260,6 +260,35 @@ class _NoBar:
 
     def advance(self, count: int) -> None:
         """Nothing is shown."""
+
+
+def test_wrong_answers_of_an_index_are_counted() -> None:
+    keys = [b"k%04d" % (number * 7919 % 1200) for number in range(1200)]
+    ordered, other = sorted(keys), sorted(keys)
+    other[599] = b"another"
+    index = orders._Index(16)
+
+    class Quiet:
+        def phase(self, title: str, total: int) -> Any:
+            return _NoBar()
+
+    index.build(keys, Quiet())
+    index.everything(1200)
+    for at in (0, 100, 1199):
+        index.page(ordered, at)
+        index.count(ordered, at, 600)
+        index.get(keys, at)
+    assert index.wrong == 0
+    index.page(other, 100)                   # its last key
+    index.get(ordered, 1)                    # key 1 of the sorted was inserted at another revision
+    assert index.wrong == 2
+    index.tree.delete(ordered[300], 2000)
+    index.count(ordered, 100, 600)
+    index.everything(1200)
+    assert index.wrong == 2 + 1 + 1 + orders.REVISIONS
+    result = index.result(1200)
+    assert result.keys == 1200 and result.figures["page"].samples == 4
+    assert result.figures["everything"].verdict == ""
 
 
 # --- interrupted ----------------------------------------------------------------------------------

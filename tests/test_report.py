@@ -183,6 +183,7 @@ def test_ladders_of_anything(points: list[Point]) -> None:
 
 
 @given(finite)
+@example(5e-324)
 def test_steps_reach_the_highest(high: float) -> None:
     found = plot.steps(high)
     assert 2 <= len(found) <= 7 and found[0] == 0 and found == sorted(set(found))

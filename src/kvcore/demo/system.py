@@ -26,7 +26,7 @@ def machine(path: str) -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "numpy": numpy.__version__,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": next(_fields("/proc/cpuinfo", "model name"), platform.processor()),
+        "processor": next(_fields("/proc/cpuinfo", "model name"), ""),
         "cpus": os.cpu_count(),
         "memory_mib": _memory("/proc/meminfo", "MemTotal"),
         "filesystem": filesystem(path),
