@@ -42,7 +42,7 @@ thead th{border-bottom:2px solid var(--soft);vertical-align:bottom}thead .n{whit
 tbody th{font-weight:400;min-width:12em}th.n{min-width:0}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .better,.held{color:var(--good)}.worse,.failed{color:var(--bad);font-weight:600}
-.unlike{color:var(--soft)}.better,.worse,.same{white-space:nowrap}
+.unlike{color:var(--soft)}.whole,.better,.worse,.same{white-space:nowrap}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(330px,100%),1fr));gap:14px;
 margin:14px 0}figure.tall{grid-row:span 2}
 figure{margin:0;border:1px solid var(--line);border-radius:6px;overflow:hidden}
@@ -112,7 +112,8 @@ def _head(document: dict[str, Any]) -> str:
             f'<p class="soft">kvcore {escape(str(setting.get("kvcore", "")))} on this machine: '
             f"{_whole(setting.get('objects'))} objects, {_whole(setting.get('nodes'))} nodes, "
             f"{_whole(setting.get('namespaces'))} namespaces, "
-            f"{escape(str(setting.get('started', '')))}.</p></header>{_state(document)}")
+            f'<span class="whole">{escape(str(setting.get("started", "")))}</span>.</p></header>'
+            + _state(document))
 
 
 def _state(document: dict[str, Any]) -> str:
