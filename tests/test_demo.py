@@ -195,6 +195,10 @@ def test_the_demo_as_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path,
     assert main([*SMALL, "--manifests", str(manifest)]) == 0
     captured = capsys.readouterr()
     assert "checks held; 1 document could not be used." in captured.out
+    lines = {line.split("  ")[1].strip(): line.split() for line in captured.out.splitlines()
+             if line.startswith("  ")}
+    assert lines["order"][1:] == ["16", "32", "48", "64"] and len(lines["depth"]) == 5
+    assert lines["the article's range"][-4:] == ["68", "ms", "47", "ms"]
     assert f"manifest not used: {manifest}:1: has no apiVersion" in captured.err
     assert [p.name for p in tmp_path.iterdir()] == ["m.yaml"]
 

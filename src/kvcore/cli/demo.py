@@ -226,18 +226,20 @@ def _print(report: Report, output: Output) -> None:
 
 
 def _print_orders(report: Report, output: Output) -> None:
-    asked = [question for question in QUESTIONS if question != "insert"]     # the build says it
-    columns = [("order", "right"), ("depth", "right"), ("fill", "right"), ("B/key", "right"),
-               ("build s", "right"), ("article", "right")] + [
-        (f"{question} {QUESTIONS[question][1]}", "right") for question in asked]
-    rows = [[str(order.order), str(order.depth), f"{100 * order.fill:.0f} %",
-             number(order.bytes_per_key), number(order.build_seconds),
-             order.figures["everything"].article]
-            + [f"{number(order.figures[question].median)} "
-               f"({number(order.figures[question].p99)})" for question in asked]
-            for order in report.orders]
-    output.table(f"The index alone, {report.orders[0].keys:,} keys, everything with its metadata: "
-                 "median (p99)", columns, rows)
+    found = report.orders
+    rows = [["depth", *(str(order.depth) for order in found)],
+            ["fill", *(f"{100 * order.fill:.0f} %" for order in found)],
+            ["bytes per key", *(number(order.bytes_per_key) for order in found)],
+            ["build, s", *(number(order.build_seconds) for order in found)]]
+    rows += [[f"{words}, {unit}", *(_pair(order.figures[question]) for order in found)]
+             for question, (words, unit) in QUESTIONS.items()]
+    rows += [["the article's range", *(order.figures["everything"].article for order in found)]]
+    columns = [("order", "left"), *((str(order.order), "right") for order in found)]
+    output.table(f"The index alone, {found[0].keys:,} keys: median (p99)", columns, rows)
+
+
+def _pair(figure: Figure) -> str:
+    return f"{number(figure.median)} ({number(figure.p99)})"
 
 
 def _row(figure: Figure) -> list[str]:
