@@ -216,7 +216,7 @@ def test_signals_close_the_store(run: Run, tmp_path: Path, number: int, code: in
     os.kill(process.pid, number)
     out, err = process.communicate()
     assert process.returncode == code, err
-    assert out == "" and "Traceback" not in err
+    assert out.startswith("PARTIAL: the run was ") and "Traceback" not in err
     assert err.splitlines()[-1].startswith("kvcore demo: ")
     assert run("check", path)[0] == 0
     assert json.loads(run("status", path, "--json")[1])["keys"] >= 2000

@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ import pytest
 
 import kvcore
 from kvcore.cli import main
-from kvcore.cli.demo import number
-from kvcore.demo import crash, loader, reading, updating
+from kvcore.demo import crash, loader, orders, reading, updating
 from kvcore.demo.creating import create_op
-from kvcore.demo.measure import Report, Samples
-from kvcore.demo.run import filesystem
+from kvcore.demo.measure import Claim, Report, Samples, number
+from kvcore.demo.run import Settings, run
+from kvcore.demo.system import anonymous_memory, filesystem
 from kvcore.demo.workload import MIX, Workload, build
 from kvcore.manifests import decode, encode
 
@@ -96,11 +98,13 @@ def test_quantiles() -> None:
     samples = Samples()
     for value in range(1, 101):
         samples.add(value)
-    assert [samples.quantile(q) for q in (0.0, 0.01, 0.5, 0.99, 1.0)] == [1, 1, 50, 99, 100]
+    assert [samples.quantile(q) for q in (0.0, 0.01, 0.5, 0.99, 1.0)] == pytest.approx(
+        [1, 1, 50, 99, 100], rel=1 / 256)
     report = Report()
     report.time("empty", "us", Samples())
-    report.time("some", "us", samples, "p99 1 s")
+    report.time("some", "us", samples, Claim("p99 1 s", 1e6, of="p99"))
     assert [f.name for f in report.figures] == ["some"] and report.ok
+    assert report.figures[0].article == "p99 1 s" and report.figures[0].judged == "better"
     report.equal("sum", 1, 2)
     assert not report.ok and report.checks[0].detail == "found 1, expected 2"
 
@@ -116,6 +120,28 @@ def test_filesystem(tmp_path: Path) -> None:
     assert filesystem(str(tmp_path), str(mounts)) == "xfs"
     assert filesystem("/", str(mounts)) == "ext4"
     assert filesystem("/", str(tmp_path / "gone")) == ""
+
+
+def test_memory(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("VmRSS:\t 4096 kB\nRssAnon:\t  2048 kB\n")
+    assert anonymous_memory(str(status)) == 2.0
+    assert anonymous_memory(str(tmp_path / "gone")) is None
+
+
+@pytest.mark.parametrize(("claim", "measured", "expected"), [
+    (Claim("140 ms", 140), 70, ("better", "2 × better")),
+    (Claim("140 ms", 140), 280, ("worse", "2 × worse")),
+    (Claim("140 ms", 140), 138, ("same", "as said")),
+    (Claim("140 ms", 140), 0, ("better", "better")),
+    (Claim("12,000/s", 12_000, "more"), 36_000, ("better", "3 × better")),
+    (Claim("12,000/s", 12_000, "more"), 0, ("worse", "worse")),
+    (Claim("100-500 ms", 100, most=500), 300, ("same", "as said")),
+    (Claim("100-500 ms", 100, most=500), 50, ("better", "2 × better")),
+    (Claim("47 ms", 47, unlike="400 keys"), 1, ("unlike", "not comparable: 400 keys")),
+])
+def test_verdicts(claim: Claim, measured: float, expected: tuple[str, str]) -> None:
+    assert claim.verdict(measured) == expected
 
 
 def test_the_child_acknowledges_what_it_wrote(tmp_path: Path) -> None:
@@ -152,6 +178,12 @@ def test_the_demo_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
         figure["article"] for figure in figures.values()}
     one = figures["create, one caller, durable"]
     assert 0 < one["low"] <= one["median"] <= one["high"] <= one["p99"]
+    assert [order["order"] for order in report["orders"]] == [16, 32, 48, 64]
+    assert all(order["keys"] == 400 and order["depth"] >= 2 and 0.4 < order["fill"] <= 1
+               and order["figures"]["page"]["samples"] == 3000 for order in report["orders"])
+    assert report["complete"] is True and report["stopped"] == ""
+    assert report["setting"]["command"].startswith("kvcore demo --objects 400 --data-dir ")
+    assert sum(phase["seconds"] for phase in report["phases"]) <= report["setting"]["seconds"]
     assert main(["check", str(tmp_path / "s")]) == 0
 
 
@@ -163,6 +195,10 @@ def test_the_demo_as_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path,
     assert main([*SMALL, "--manifests", str(manifest)]) == 0
     captured = capsys.readouterr()
     assert "checks held; 1 document could not be used." in captured.out
+    lines = {line.split("  ")[1].strip(): line.split() for line in captured.out.splitlines()
+             if line.startswith("  ")}
+    assert lines["order"][1:] == ["16", "32", "48", "64"] and len(lines["depth"]) == 5
+    assert lines["the article's range"][-4:] == ["68", "ms", "47", "ms"]
     assert f"manifest not used: {manifest}:1: has no apiVersion" in captured.err
     assert [p.name for p in tmp_path.iterdir()] == ["m.yaml"]
 
@@ -228,3 +264,92 @@ class _NoBar:
 
     def advance(self, count: int) -> None:
         """Nothing is shown."""
+
+
+def test_wrong_answers_of_an_index_are_counted() -> None:
+    keys = [b"k%04d" % (number * 7919 % 1200) for number in range(1200)]
+    ordered, other = sorted(keys), sorted(keys)
+    other[599] = b"another"
+    index = orders._Index(16)
+
+    class Quiet:
+        def phase(self, title: str, total: int) -> Any:
+            return _NoBar()
+
+    index.build(keys, Quiet())
+    index.everything(1200)
+    for at in (0, 100, 1199):
+        index.page(ordered, at)
+        index.count(ordered, at, 600)
+        index.get(keys, at)
+    assert index.wrong == 0
+    index.page(other, 100)                   # its last key
+    index.get(ordered, 1)                    # key 1 of the sorted was inserted at another revision
+    assert index.wrong == 2
+    index.tree.delete(ordered[300], 2000)
+    index.count(ordered, 100, 600)
+    index.everything(1200)
+    assert index.wrong == 2 + 1 + 1 + orders.REVISIONS
+    result = index.result(1200)
+    assert result.keys == 1200 and result.figures["page"].samples == 4
+    assert result.figures["everything"].verdict == ""
+
+
+# --- interrupted ----------------------------------------------------------------------------------
+
+class _Interrupting:
+    """Presses Ctrl-C in a phase: as it begins, or when something is done in it."""
+
+    def __init__(self, phase: str, *, at_once: bool) -> None:
+        self._phase, self._at_once = phase, at_once
+
+    @contextmanager
+    def phase(self, title: str, total: int) -> Iterator[Any]:
+        if title == self._phase and self._at_once:
+            raise KeyboardInterrupt
+        yield self if title == self._phase else _NoBar()
+
+    def advance(self, count: int) -> None:
+        raise KeyboardInterrupt
+
+
+AFTER_THE_KILL = {"check every acknowledged write", "insert at order 32"}
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("phase", [
+    "the disk's floor", "create, many in flight", "page through all pods",
+    "1,000 watchers, 12,000 updates a second", "compact", "kill a loading child",
+    "check every acknowledged write", "insert at order 32",
+])
+def test_ctrl_c_anywhere_leaves_a_clean_store(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, at_once: bool) -> None:
+    children = []
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            children.append(self)
+
+    monkeypatch.setattr(crash.subprocess, "Popen", Recorded)
+    path, report = tmp_path / "s", Report()
+    settings = Settings(objects=400, seconds=0.05, data_dir=str(path))
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, _Interrupting(phase, at_once=at_once), report)
+    assert not report.complete and report.ok
+    assert phase not in [done.title for done in report.phases]
+    assert report.stopped.startswith(f"in {phase!r}, at ")
+    assert all(child.returncode is not None for child in children)   # ended and waited for
+    assert len(children) == (phase in {"kill a loading child", *AFTER_THE_KILL} and not (
+        at_once and phase == "kill a loading child"))
+    if phase != "the disk's floor":
+        assert main(["check", str(path)]) == 0
+    assert list(path.glob("tmp*")) == []
+
+
+def test_ctrl_c_removes_the_temporary_directory(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        run(Settings(objects=400), _Interrupting("get", at_once=False), Report())
+    assert list(tmp_path.iterdir()) == []

@@ -3,8 +3,9 @@
 
     manifests -> workload -> create -> read -> update -> compact -> kill a writer -> reopen -> table
 
-`run(Settings(...), ui)` does all of it in one directory and returns a `Report`; the command line
-prints that.  Every phase compares what it reads with what the workload says it wrote.
+`run(Settings(...), ui, report)` does all of it in one directory and fills a `Report`, as far as it
+comes; the command line prints that, and `report.page` makes a web page of it.  Every phase compares
+what it reads with what the workload says it wrote.
 """
 
 from kvcore.demo.measure import Check, Figure, Report, Samples

@@ -21,6 +21,7 @@ from typing import Any
 
 import kvcore
 from kvcore.demo.measure import Report, Samples, Step, Ui
+from kvcore.demo.store import open_store
 from kvcore.demo.workload import Workload
 
 ACKNOWLEDGED = 20_000        # objects after which the child is killed, at most
@@ -40,7 +41,7 @@ def crash(job: dict[str, Any], workload: Workload, count: int, turns: dict[int, 
     report.equal("the child was killed while it loaded", ended, "")
     opening, first = Samples(), Samples()
     with ui.phase("open after the kill", 1) as step:
-        db = opening.call(lambda: kvcore.open(job["path"], order=job["order"]))
+        db = opening.call(lambda: open_store(job["path"], job["order"]))
         step.advance(1)
     with db:
         first.call(lambda: db.get(workload.key(0)))

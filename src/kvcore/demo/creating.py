@@ -14,7 +14,8 @@ from collections import deque
 from typing import Any
 
 import kvcore
-from kvcore.demo.measure import Report, Samples, Step, Ui
+from kvcore.demo.measure import Claim, Report, Samples, Step, Ui
+from kvcore.demo.system import anonymous_memory
 from kvcore.demo.workload import Workload
 
 LONE = 2000                  # objects created one at a time, at most
@@ -42,20 +43,10 @@ def create(db: kvcore.Store, workload: Workload, count: int, report: Report, ui:
     report.equal("live keys after the load", status.keys, count)
     report.equal("revision after the load", db.revision, count + 1)
     report.value(f"depth of the store's index (order {status.order})", "levels", status.depth)
-    _memory(report)
+    memory = anonymous_memory()
+    if memory is not None:
+        report.value("memory of the process without the mapped log", "MB", memory)
     report.value("bytes on disk per object", "B", status.log_bytes / count)
-
-
-def _memory(report: Report) -> None:
-    """The memory of this process that is not the mapped log (which the system can drop)."""
-    try:
-        with open("/proc/self/status") as file:
-            fields = dict(line.split(":", 1) for line in file)
-    except OSError:
-        return
-    if "RssAnon" in fields:
-        report.value("memory of the process without the mapped log", "MB",
-                     int(fields["RssAnon"].split()[0]) / 1024)
 
 
 def disk(path: str, report: Report, ui: Ui) -> None:
@@ -91,7 +82,8 @@ def _one_at_a_time(db: kvcore.Store, workload: Workload, count: int, report: Rep
         refused += not result.succeeded
         step.advance(1)
     report.time("encode one object", "us", encoding)
-    report.time("create, one caller, durable", "ms", latencies, "p99 140 ms")
+    report.time("create, one caller, durable", "ms", latencies,
+                Claim("p99 140 ms", 140, of="p99"), plot="create, one caller")
     return refused
 
 
@@ -117,5 +109,5 @@ def _in_flight(db: kvcore.Store, workload: Workload, first: int, last: int, repo
         done += 1
     rates.add((done % CHUNK or CHUNK) * 1e9 / (time.perf_counter_ns() - mark))
     step.advance(done % CHUNK)
-    report.rate("create, many in flight, durable", "/s", rates, "12,000/s")
+    report.rate("create, many in flight, durable", "/s", rates, Claim("12,000/s", 12_000, "more"))
     return refused

@@ -14,8 +14,8 @@ import sys
 from collections import deque
 from typing import Any
 
-import kvcore
 from kvcore.demo.creating import create_op
+from kvcore.demo.store import open_store
 from kvcore.demo.workload import build
 
 WINDOW = 256
@@ -26,7 +26,7 @@ def main(job: dict[str, Any]) -> None:
     workload, _ = build(job["manifests"], seed=job["seed"], nodes=job["nodes"],
                         namespaces=job["namespaces"])
     flight: deque[tuple[int, Any]] = deque()
-    with kvcore.open(job["path"], order=job["order"]) as db:
+    with open_store(job["path"], job["order"]) as db:
         for index in range(job["first"], job["last"]):
             flight.append((index, db.submit(create_op(*workload.item(index)))))
             if len(flight) == WINDOW:

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the demo opens its store: one place for its options, whoever opens it.
+
+May not know: what is done with the store.
+"""
+
+from __future__ import annotations
+
+import kvcore
+
+
+def open_store(path: str, order: int) -> kvcore.Store:
+    """The demo's store in this directory, durable, with an index of this order."""
+    return kvcore.open(path, order=order)
