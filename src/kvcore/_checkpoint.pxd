@@ -27,6 +27,7 @@ cdef struct CkInfo:              # what a checkpoint's header says
     uint64_t segments
     uint64_t table_off
     uint64_t leases
+    int64_t alarms
 
 
 cdef struct CkSegment:
@@ -56,6 +57,7 @@ cdef struct CkWriter:
     KvBuf block
     KvBuf last_key
     KvRows rows
+    int failed_errno             # of the call that ended it
     uint64_t verified            # blocks read back
 
 

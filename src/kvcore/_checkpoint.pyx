@@ -79,12 +79,16 @@ cdef int _unpack_header(const uint8_t* h, CkInfo* i, const char** reason) noexce
 
 cdef int _write(CkWriter* w, const void* p, uint64_t n) noexcept nogil:
     """Appends, and syncs every few MiB so that no single sync is long."""
-    if w.io.write_at(w.io.ctx, w.handle, p, n, w.off) < 0:
+    cdef int rc = w.io.write_at(w.io.ctx, w.handle, p, n, w.off)
+    if rc < 0:
+        w.failed_errno = -rc
         return KV_IO
     w.off += n
     if w.off - w.synced >= CK_SYNC_BYTES:
         w.synced = w.off
-        if w.io.sync(w.io.ctx, w.handle) < 0:
+        rc = w.io.sync(w.io.ctx, w.handle)
+        if rc < 0:
+            w.failed_errno = -rc
             return KV_IO
     return KV_OK
 
@@ -137,6 +141,7 @@ cdef int ck_begin(CkWriter* w, const KvIo* io, const char* directory, const char
 cdef int _open_file(CkWriter* w) noexcept nogil:
     w.handle = w.io.open(w.io.ctx, w.tmp_path, KV_O_WRITE | KV_O_CREATE)
     if w.handle < 0:
+        w.failed_errno = -w.handle
         return KV_IO
     if w.io.truncate(w.io.ctx, w.handle, 0) < 0:
         return KV_IO

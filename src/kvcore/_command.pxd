@@ -25,6 +25,7 @@ cdef enum:
     CMD_RANGE = 5
     CMD_LEASE_GRANT = 6
     CMD_LEASE_REVOKE = 7
+    CMD_ALARM = 8
 
     FLAG_PREV = 1
     FLAG_IGNORE_VALUE = 2
@@ -126,7 +127,8 @@ cdef uint8_t* buf_room(KvBuf* b, uint64_t n) noexcept nogil      # NULL: no memo
 cdef int encode_put(KvBuf* b, const Limits* lim, bytes key, bytes value, int64_t lease,
                     int64_t flags) except -1
 cdef int encode_delete(KvBuf* b, const Limits* lim, bytes key, object end, int64_t flags) except -1
-cdef int encode_compact(KvBuf* b, int64_t revision) except -1
+cdef int encode_compact(KvBuf* b, int64_t revision) noexcept nogil         # KV_OK or KV_NOMEM
+cdef int encode_alarm(KvBuf* b, int64_t alarms) noexcept nogil             # the same
 cdef int encode_lease_grant(KvBuf* b, int64_t lease, int64_t ttl) except -1
 cdef int encode_lease_revoke(KvBuf* b, int64_t lease) noexcept nogil       # KV_OK or KV_NOMEM
 # The pieces they are made of.

@@ -318,10 +318,23 @@ cdef int encode_delete(KvBuf* b, const Limits* lim, bytes key, object end, int64
     return add_bin(b, end)
 
 
-cdef int encode_compact(KvBuf* b, int64_t revision) except -1:
-    add_array(b, 2)
-    add_int(b, CMD_COMPACT)
-    return add_int(b, revision)
+cdef int _put_ints(KvBuf* b, uint8_t kind, int64_t argument) noexcept nogil:
+    """A command of one argument."""
+    cdef uint8_t* p = buf_room(b, 11)
+    if p == NULL:
+        return KV_NOMEM
+    p[0] = 0x92
+    p[1] = kind
+    b.len += _put_int(p + 2, argument) - p
+    return KV_OK
+
+
+cdef int encode_compact(KvBuf* b, int64_t revision) noexcept nogil:
+    return _put_ints(b, CMD_COMPACT, revision)
+
+
+cdef int encode_alarm(KvBuf* b, int64_t alarms) noexcept nogil:
+    return _put_ints(b, CMD_ALARM, alarms)
 
 
 cdef int encode_lease_grant(KvBuf* b, int64_t lease, int64_t ttl) except -1:
@@ -332,10 +345,4 @@ cdef int encode_lease_grant(KvBuf* b, int64_t lease, int64_t ttl) except -1:
 
 
 cdef int encode_lease_revoke(KvBuf* b, int64_t lease) noexcept nogil:
-    cdef uint8_t* p = buf_room(b, 11)
-    if p == NULL:
-        return KV_NOMEM
-    p[0] = 0x92
-    p[1] = CMD_LEASE_REVOKE
-    b.len += _put_int(p + 2, lease) - p
-    return KV_OK
+    return _put_ints(b, CMD_LEASE_REVOKE, lease)

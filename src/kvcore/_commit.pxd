@@ -20,6 +20,10 @@ cdef enum:
     REQ_ELECTED = 2              # its waiter holds the committer role
     REQ_DONE = 3
 
+    FULL_QUOTA = 1               # segments in use reach the quota, less the reserve
+    FULL_DISK = 2                # no next segment can be made, and this one is nearly full
+    RESERVED_SEGMENTS = 2        # for deletes, compactions, moves
+
     SPACE_IDLE = 0
     SPACE_COUNTING = 1
     SPACE_MOVING = 2
@@ -69,6 +73,7 @@ cdef struct Space:
     int64_t revision             # of the store when it began
     uint64_t live_bytes          # cells of newest versions
     uint64_t history_bytes       # cells of older ones
+    uint64_t counted_bytes       # of the segments it looked at
     uint64_t gone                # versions compacted when it began
     uint64_t appended            # bytes of log when it began
     uint64_t moved_bytes
@@ -95,6 +100,16 @@ cdef struct Space:
     uint32_t batch_count
 
 
+# What is forgotten by itself (_retention).
+cdef struct Retention:
+    int64_t revisions            # how many to keep; 0: not by number
+    uint64_t ns                  # how long to keep them; 0: not by age
+    uint64_t first               # of the samples: times, and the newest revision then
+    uint64_t next
+    uint64_t[64] at_ns
+    int64_t[64] revision
+
+
 cdef struct Commit:
     # constant after init
     Wal* wal
@@ -102,6 +117,7 @@ cdef struct Commit:
     int sync_mode
     uint64_t sync_interval_ns
     uint64_t batch_bytes         # requests taken together
+    uint64_t quota               # bytes; 0: none
     double replay_target_ns      # replay an open may cost before a checkpoint is taken
     uint64_t progress_interval_ns
     # guarded by lock: index, revisions, snapshots
@@ -134,6 +150,8 @@ cdef struct Commit:
     uint64_t last_sync_ns
     int dirty                    # something written is not synced (atomic)
     # published
+    int full                     # FULL_*: what makes the store larger is refused (atomic)
+    int alarmed                  # alarms of the state (atomic)
     int64_t revision             # newest revision anybody may see
     # maintenance: one thread, or whoever calls step()
     KvMutex mlock
@@ -150,12 +168,14 @@ cdef struct Commit:
     uint64_t ck_retry_ns         # pause after a failed one, doubled each time
     uint64_t ck_retry_at_ns
     int64_t ck_revision
+    uint64_t ck_oldest           # of the oldest one that an open may go back to
     uint64_t ck_applied          # applied index and log position of the newest one
     uint64_t ck_pos
     uint64_t ck_written          # bytes of all of this run
     uint64_t ck_bytes            # size of the newest one
     uint64_t ck_ended_ns         # when it ended; 0: not in this run
     Space space
+    Retention retention
     int maint_status             # the newest failure of background work
     # statistics, guarded by lock
     uint64_t batches
@@ -187,3 +207,5 @@ cdef void commit_unclaim(Commit* c, Request* control) noexcept nogil
 
 # Syncs what was written.  Takes the role itself.
 cdef int commit_sync(Commit* c) noexcept nogil
+# Whether the store is full, as `full` tells it.  REQUIRES: lock, or the committer role
+cdef void commit_weigh(Commit* c) noexcept nogil

@@ -29,8 +29,8 @@ from kvcore._command cimport Cursor, buf_free
 from kvcore._native cimport (
     KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, KV_UNKNOWN_OUTCOME, kv_add_int, kv_assert,
     kv_cond_broadcast, kv_cond_destroy, kv_cond_init, kv_cond_signal, kv_cond_wait,
-    kv_cond_wait_ns, kv_load_int, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_store_i64,
-    kv_store_int, kv_thread_start,
+    kv_cond_wait_ns, kv_load_int, kv_load_u64, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock,
+    kv_store_i64, kv_store_int, kv_thread_start,
 )
 from kvcore._result cimport result_free, result_init
 from kvcore._state cimport state_apply, state_deinit, state_init
@@ -164,6 +164,8 @@ cdef void _commit_batch(Commit* c, Request* first, uint64_t total, uint32_t coun
         else:
             c.stopped = KV_POISONED if rc == KV_IO else rc
         kv_store_i64(&c.revision, c.state.revision)
+        kv_store_int(&c.alarmed, <int>c.state.alarms)
+        commit_weigh(c)
         c.batches += 1
         c.commands += count
         kv_mutex_unlock(&c.lock)
@@ -176,6 +178,18 @@ cdef void _commit_batch(Commit* c, Request* first, uint64_t total, uint32_t coun
         elif rc == KV_IO:
             r.res.detail = c.wal.roll_errno
         r = r.next
+
+
+cdef void commit_weigh(Commit* c) noexcept nogil:
+    cdef const Wal* w = c.wal
+    cdef uint64_t used = (w.segment_count - kv_load_u64(&w.holes)) * w.segment_bytes + c.ck_bytes
+    cdef uint64_t tail = kv_load_u64(&w.next_pos) & (w.segment_bytes - 1)
+    cdef int full = 0
+    if c.quota and used + RESERVED_SEGMENTS * w.segment_bytes > c.quota:
+        full = FULL_QUOTA
+    elif kv_load_int(&w.no_space) and tail >= w.segment_bytes - w.segment_bytes // 8:
+        full = FULL_DISK
+    kv_store_int(&c.full, full)
 
 
 # =================================================================================================

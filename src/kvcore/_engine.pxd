@@ -27,6 +27,8 @@ cdef class Engine:
     cdef readonly list damaged_checkpoints   # passed over by the open: (path, offset, reason)
     cdef object __weakref__
     cdef int _alive(self) except -1
+    cdef int _admit(self) except -1
+    cdef int _set_alarms(self, int64_t alarms) except -1
     cdef Pin _pin(self)
     cdef int _enter(self) except -1
     cdef int _enter_any(self) except -1

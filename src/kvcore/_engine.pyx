@@ -13,6 +13,7 @@ public subclass; results own copies.  May not know: CLI, Kubernetes, etcd.
 """
 
 import os
+from datetime import timedelta
 from threading import main_thread
 
 cimport cython
@@ -22,24 +23,23 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strdup
 
-from kvcore._btree cimport (
-    BtSnapshot, BtStats, BtView, bt_check, bt_dump, bt_find_at, bt_find_many, bt_release,
-    bt_snapshot, bt_stats,
-)
+from kvcore._btree cimport (BtSnapshot, BtView, bt_find_at, bt_find_many, bt_release, bt_snapshot)
 from kvcore._command cimport (
     Cursor, FLAG_COUNT_ONLY, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE, FLAG_KEYS_ONLY, FLAG_PREV,
-    ORDER_ASCEND, ORDER_NONE, RangeCmd, TARGET_KEY, check_request, encode_compact, encode_delete,
-    encode_put,
+    ORDER_ASCEND, ORDER_NONE, RangeCmd, TARGET_KEY, check_request, encode_alarm, encode_compact,
+    encode_delete, encode_put,
 )
 from kvcore._commit cimport (
-    CACHED_SNAPSHOTS, SYNC_ALWAYS, SYNC_INTERVAL, SYNC_OFF, CachedSnapshot, Commit, Request,
+    CACHED_SNAPSHOTS, FULL_QUOTA, SYNC_ALWAYS, SYNC_INTERVAL, SYNC_OFF, CachedSnapshot, Commit,
+    Request, Retention,
     commit_call, commit_claim, commit_deinit, commit_init, commit_pass_baton, commit_submit,
-    commit_sync, commit_unclaim, commit_wait, commit_withdraw, request_drop, request_new,
+    commit_sync, commit_unclaim, commit_wait, commit_weigh, commit_withdraw, request_drop,
+    request_new,
 )
 from kvcore._event cimport EventCache
 from kvcore._future cimport make_future, raise_result, ready_future
-from kvcore._hash cimport hash_view
-from kvcore._leases cimport lt_check
+from kvcore._inspect cimport (inspect_check_index, inspect_damaged_values, inspect_hash,
+                              inspect_stats, inspect_versions)
 from kvcore._lease cimport lease_ids, lease_look, lease_renew
 from kvcore._maintenance cimport maint_checkpoint, maint_start, maint_step, maint_stop, maint_wake
 from kvcore._native cimport (
@@ -49,22 +49,20 @@ from kvcore._native cimport (
     kv_prefetch, kv_raise,
 )
 from kvcore._operation cimport (Put, Range, as_int, check_txn, encode_op, encode_txn, make_sort,
-                                make_span)
+                                make_span, op_grows, ops_grow)
 from kvcore._pin cimport Pin, Pins
 from kvcore._range cimport KvReader, answer_range
 from kvcore._result cimport KvResult, make_answer, make_kv, make_put, result_free, result_init
 from kvcore._ring cimport RING_MIN_CAPACITY
-from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
 from kvcore._snapshot cimport Snapshot
 from kvcore._startup cimport startup
-from kvcore._state cimport KvState, state_read_txn, state_reader
-from kvcore._wal cimport Log, wal_ptr, wal_value
+from kvcore._state cimport ALARM_NOSPACE, KvState, state_read_txn, state_reader
+from kvcore._wal cimport Log, wal_ptr
 from kvcore._watch cimport make_watch
 from kvcore._watchers cimport WATCH_NO_DELETE, WATCH_NO_PUT, WATCH_NOTIFY, hub_close
-from kvcore._watchers_check cimport hub_check
 
 from kvcore import _native
-from kvcore.errors import (ClosedError, EmptyKeyError, EmptyRangeError, ForkedError,
+from kvcore.errors import (ClosedError, EmptyKeyError, EmptyRangeError, ForkedError, NoSpaceError,
                            OutOfMemoryError)
 
 kv_fork_watch()
@@ -76,6 +74,7 @@ cdef extern from "pythread.h":
 cdef unsigned long _main_thread = main_thread().ident
 
 cdef enum:
+    MIN_QUOTA_SEGMENTS = 4       # one in use, two in reserve, and room for a change
     LOCKED_ROWS = 2000           # a range of more rows walks a snapshot instead
     PAGE_ROWS = 100              # a cut list of as many rows is a page: others will follow
     BATCH_BYTES = 4 << 20        # a sync carries up to this much
@@ -125,8 +124,8 @@ cdef class Engine:
                  uint64_t segment_bytes=64 << 20, uint32_t max_key_bytes=65535,
                  uint64_t max_request_bytes=1572864, uint32_t max_txn_ops=128, bint verify=True,
                  bint maintenance=True, double replay_target=0.3, int64_t watch_capacity=100_000,
-                 double progress_interval=600.0, int64_t min_lease_ttl=2, Clock clock=None,
-                 Io io=None):
+                 double progress_interval=600.0, int64_t min_lease_ttl=2, history=None,
+                 uint64_t quota=0, Clock clock=None, Io io=None):
         if self.opened or self.log is not None:
             raise TypeError("a store is opened once")
         if order < 3:
@@ -154,25 +153,33 @@ cdef class Engine:
             raise ValueError("progress_interval is in seconds, more than 0")
         if not 1 <= min_lease_ttl < 1e9:
             raise ValueError(f"min_lease_ttl is in seconds, at least 1, got {min_lease_ttl}")
+        if quota and quota < MIN_QUOTA_SEGMENTS * segment_bytes:
+            raise ValueError(f"quota must be at least {MIN_QUOTA_SEGMENTS} segments of "
+                             f"{segment_bytes} bytes, got {quota}")
         self.limits.max_key_bytes = max_key_bytes
         self.limits.min_lease_ttl = min_lease_ttl
         self.limits.max_request_bytes = max_request_bytes
         self.limits.max_txn_ops = max_txn_ops
         self.clock = clock or _native.MONOTONIC
+        _set_history(&self.c.retention, history)
         self.log = Log(path, io=io, segment_bytes=segment_bytes, verify=verify)
         self.pins = Pins(self.log)
         try:
             self._start(order, _SYNC_MODES[sync], sync_interval, replay_target, maintenance,
-                        watch_capacity, progress_interval)
+                        watch_capacity, progress_interval, quota)
         except BaseException:
             self.log.shut()
             raise
 
     def _start(self, int order, int sync_mode, double sync_interval, double replay_target,
-               bint maintenance, uint64_t watch_capacity, double progress_interval):
+               bint maintenance, uint64_t watch_capacity, double progress_interval,
+               uint64_t quota):
         cdef Commit* c = &self.c
         cdef int64_t revision
+        cdef Retention retention = c.retention
         kv_raise(commit_init(c, order, &self.log.c, watch_capacity))
+        c.retention = retention
+        c.quota = quota
         self.opened = True
         self.events = EventCache()
         try:
@@ -201,12 +208,32 @@ cdef class Engine:
                 c.ck_pos = c.replay_from
                 c.ck_applied = 0
             c.revision = revision
+            c.alarmed = <int>c.state.alarms
+            commit_weigh(c)
             c.state.hub = &c.hub             # nobody watches a replay
             if maintenance:
                 kv_raise(maint_start(c))
         except BaseException:
             self._abandon()
             raise
+
+    cdef int _admit(self) except -1:
+        """What makes the store larger is refused while it is full, or until disarm()."""
+        cdef int full = kv_load_int(&self.c.full)
+        if full == 0 and kv_load_int(&self.c.alarmed) == 0:
+            return 0
+        if full == FULL_QUOTA and kv_load_int(&self.c.alarmed) == 0:
+            self._set_alarms(ALARM_NOSPACE)
+        raise NoSpaceError()
+
+    cdef int _set_alarms(self, int64_t alarms) except -1:
+        cdef Request* r = self._request(False)
+        try:
+            kv_raise(encode_alarm(&r.cmd, alarms))
+            self._run(r)
+        finally:
+            request_drop(r)
+        return 0
 
     # --- guards ---------------------------------------------------------------------------------
 
@@ -316,6 +343,7 @@ cdef class Engine:
             flags |= FLAG_IGNORE_VALUE
         if ignore_lease:
             flags |= FLAG_IGNORE_LEASE
+        self._admit()
         r = self._request(False)
         try:
             encode_put(&r.cmd, &self.limits, <bytes>key, <bytes>value, as_int(lease),
@@ -350,6 +378,7 @@ cdef class Engine:
                 if type(value) is not bytes:
                     not_bytes(value, "value")
                 if r == NULL:
+                    self._admit()
                     r = self._request(False)
                     r.count = 0
                     r.res.brief = True
@@ -418,6 +447,8 @@ cdef class Engine:
                        &read_only)
             check_txn(success, failure)
             check_request(&r.cmd, &self.limits)
+            if ops_grow(success) or ops_grow(failure):
+                self._admit()
             if read_only:
                 self._read_txn(r.cmd.p, r.cmd.len, r)
             else:
@@ -454,7 +485,7 @@ cdef class Engine:
         cdef Request* r = self._request(False)
         cdef bint more = True
         try:
-            encode_compact(&r.cmd, target)
+            kv_raise(encode_compact(&r.cmd, target))
             self._run(r)
             maint_wake(&self.c)
             while physical and more:
@@ -490,6 +521,8 @@ cdef class Engine:
         try:
             encode_op(&r.cmd, &self.limits, op, &read_only)
             check_request(&r.cmd, &self.limits)
+            if op_grows(op):
+                self._admit()
             r.res.brief = isinstance(op, Put) and (<Put>op).flags & FLAG_PREV == 0
             if not read_only:
                 rc = commit_submit(&self.c, r)
@@ -790,6 +823,8 @@ cdef class Engine:
         try:
             encode_op(&r.cmd, &self.limits, op, &read_only)
             check_request(&r.cmd, &self.limits)
+            if op_grows(op):
+                self._admit()
             self._run(r)
             return make_answer(&r.res, pin)
         finally:
@@ -847,6 +882,27 @@ cdef class Engine:
             rc = commit_sync(&self.c)
         kv_raise(rc, self.log.c.poison_errno or None)
 
+    def alarms(self):
+        """The alarms raised and not disarmed, as a tuple of names: () or ("NOSPACE",).
+
+        While there is one, what makes the store larger raises NoSpaceError; reads, deletes and
+        compaction go on. It survives a reopen. Source: etcd Alarm.
+
+        >>> import kvcore
+        >>> kvcore.open().alarms()
+        ()
+        """
+        self._enter()
+        cdef int64_t alarms = self.c.state.alarms
+        self._leave()
+        return ("NOSPACE",) if alarms & ALARM_NOSPACE else ()
+
+    def disarm(self):
+        """Take all alarms back; one whose cause is still there is raised again by the next put."""
+        self._alive()
+        if kv_load_int(&self.c.alarmed):
+            self._set_alarms(0)
+
     def checkpoint(self):
         """Write a checkpoint now; returns its number. In memory there is none: 0."""
         cdef int rc
@@ -860,171 +916,23 @@ cdef class Engine:
 
     def _hash(self, int64_t revision):
         """(hash, compact revision, revision hashed)"""
-        cdef Pin _pin = self._pin()
-        cdef Commit* c = &self.c
-        cdef BtSnapshot* snap
-        cdef BtView view
-        cdef int64_t compacted
-        cdef uint32_t crc = 0
-        cdef int rc = KV_OK
-        self._enter()
-        compacted = c.state.compact_revision
-        if revision > 0:
-            if revision > c.state.revision:
-                rc = KV_FUTURE_REV
-            elif revision < compacted:
-                rc = KV_COMPACTED
-        else:
-            revision = c.state.revision
-        snap = bt_snapshot(&c.state.tree) if rc == KV_OK else NULL
-        if snap != NULL:
-            c.readers += 1
-        self._leave()
-        kv_raise(rc, compacted if rc == KV_COMPACTED else None)
-        if snap == NULL:
-            raise OutOfMemoryError()
-        view = snap.view
-        with nogil:
-            rc = hash_view(&view, &self.log.c, revision, compacted, &crc)
-        self._done_reading(NULL, snap)
-        kv_raise(rc)
-        return crc, max(compacted, 0), revision
+        return inspect_hash(self, revision)
 
     def _stats(self):
         """Counters of index, log and commit path, as a dict."""
-        cdef BtStats s
-        cdef Commit* c = &self.c
-        cdef KvReader now
-        cdef uint64_t applied, term, batches, commands
-        cdef uint64_t leases, leased, watchers, events, watch_bytes, behind
-        cdef uint32_t order
-        cdef bint compacting, stopped
-        # Copied first: making objects may run finalizers that want the lock.
-        self._enter_any()
-        bt_stats(&c.state.tree, &s)
-        now = state_reader(&c.state)
-        applied, term = c.state.applied_index, c.state.term
-        order = c.state.tree.order
-        compacting = c.state.tree.floor_next > c.state.tree.floor
-        batches, commands = c.batches, c.commands
-        leases, leased = c.state.leases.leases, c.state.leases.attached
-        watchers, events, behind = c.hub.watchers, c.hub.events, c.hub.behind
-        watch_bytes = c.hub.ring.bytes + c.hub.match_bytes
-        stopped = c.stopped != 0
-        self._leave()
-        got = {
-            "revision": now.revision, "compact_revision": max(now.compact_revision, 0),
-            "keys": s.live, "entries": s.keys, "versions": s.versions, "order": order,
-            "depth": s.depth, "leaves": s.leaves, "inners": s.inners,
-            "index_bytes": s.chunk_bytes, "index_live_bytes": s.live_bytes,
-            "dead_blocks": s.dead_blocks, "snapshots": s.snapshots,
-            "copied_nodes": s.copied_nodes, "applied_index": applied, "term": term,
-            "compacting": compacting, "checkpoint_number": c.ck_number,
-            "checkpoint_revision": c.ck_revision, "batches": batches, "commands": commands,
-            "leases": leases, "leased_keys": leased, "watchers": watchers,
-            "watch_events": events, "watch_bytes": watch_bytes, "watchers_behind": behind,
-        }
-        got.update(segments=self.log.c.segment_count, segment_bytes=self.log.c.segment_bytes,
-                   log_bytes=kv_load_u64(&self.log.c.bytes), syncs=kv_load_u64(&self.log.c.syncs),
-                   poisoned=stopped or kv_load_int(&self.log.c.poison_errno) != 0,
-                   background_status=kv_load_int(&c.maint_status))
-        return got
+        return inspect_stats(self)
 
     def _check_index(self):
         """The first broken invariant of index, leases and watchers, or None."""
-        cdef char message[512]
-        cdef const char* broken
-        cdef int rc
-        self._enter()
-        with nogil:                          # the lock is held: only readers of it wait
-            rc = bt_check(&self.c.state.tree, message, sizeof(message))
-            broken = lt_check(&self.c.state.leases)
-            if broken == NULL:
-                broken = hub_check(&self.c.hub)
-            kv_mutex_unlock(&self.c.lock)
-        if rc != KV_OK:
-            return message.decode()
-        return broken.decode() if broken != NULL else None
+        return inspect_check_index(self)
 
     def _damaged_values(self, progress=None):
         """[(key, mod_revision, position), ...] of every version whose value fails its CRC."""
-        cdef Pin _pin = self._pin()
-        cdef Commit* c = &self.c
-        cdef BtSnapshot* snap
-        cdef KvRows rows
-        cdef KvSlice after, key, value
-        cdef bint more = True
-        cdef uint64_t i
-        cdef void* owned
-        cdef int rc = KV_OK
-        cdef bytes last = None
-        bad = []
-        self._enter()
-        snap = bt_snapshot(&c.state.tree)
-        if snap != NULL:
-            c.readers += 1
-        self._leave()
-        if snap == NULL:
-            raise OutOfMemoryError()
-        rows_init(&rows)
-        try:
-            while more:
-                after.ptr = NULL
-                after.len = 0
-                if last is not None:
-                    after = slice_of(last)
-                rows_clear(&rows)
-                with nogil:
-                    rc = bt_dump(&snap.view, after, c.state.compact_revision, 2048, &rows, &more)
-                kv_raise(rc)
-                for i in range(rows.n):
-                    if rows.rows[i].v.version == 0:
-                        continue
-                    key = rows_key(&rows, i)
-                    owned = NULL
-                    rc = wal_value(&self.log.c, rows.rows[i].v.pos, <uint32_t>key.len,
-                                   rows.rows[i].v.len, &value, &owned)
-                    free(owned)
-                    if rc != KV_OK:
-                        bad.append((key.ptr[:key.len], rows.rows[i].v.mod, rows.rows[i].v.pos))
-                if rows.n == 0:
-                    break
-                key = rows_key(&rows, rows.n - 1)
-                last = key.ptr[:key.len]
-                if progress is not None:
-                    progress(rows.n)
-        finally:
-            rows_free(&rows)
-            self._done_reading(NULL, snap)
-        return bad
+        return inspect_damaged_values(self, progress)
 
     def _versions(self):
         """[(key, mod, sub, create, version, lease, position), ...]: all that is in the index."""
-        cdef Commit* c = &self.c
-        cdef BtView view
-        cdef KvRows rows
-        cdef KvSlice key
-        cdef bint more
-        cdef uint64_t i
-        cdef int rc
-        cdef list out = []
-        rows_init(&rows)
-        key.ptr = NULL
-        key.len = 0
-        self._enter()
-        view = state_reader(&c.state).view
-        rc = bt_dump(&view, key, c.state.compact_revision, <uint64_t>-1, &rows, &more)
-        self._leave()
-        try:
-            kv_raise(rc)
-            for i in range(rows.n):
-                key = rows_key(&rows, i)
-                out.append((key.ptr[:key.len], rows.rows[i].v.mod, rows.rows[i].v.sub,
-                            rows.rows[i].v.create, rows.rows[i].v.version, rows.rows[i].v.lease,
-                            rows.rows[i].v.pos))
-        finally:
-            rows_free(&rows)
-        return out
+        return inspect_versions(self)
 
     # --- end --------------------------------------------------------------------------------------
 
@@ -1101,6 +1009,22 @@ cdef class Engine:
 
     def __reduce__(self):
         raise TypeError("a store cannot be pickled; open it where it is needed")
+
+
+cdef int _set_history(Retention* k, object history) except -1:
+    k.revisions = 0
+    k.ns = 0
+    if history is None:
+        return 0
+    if isinstance(history, timedelta):
+        if not timedelta(0) < history < timedelta(days=36500):
+            raise ValueError("history must be a positive age, below a hundred years")
+        k.ns = <uint64_t>(history.total_seconds() * 1e9)
+        return 0
+    k.revisions = as_int(history)
+    if k.revisions < 1:
+        raise ValueError(f"history must be at least 1 revision, got {history}")
+    return 0
 
 
 cdef inline bint _is_page(const RangeCmd* q) noexcept nogil:

@@ -10,6 +10,7 @@ Locks: step_lock -> committer role -> lock.  Thread safety: every function.
 May not know: Python.
 """
 
+from libc.errno cimport ENOSPC
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
@@ -22,9 +23,10 @@ from kvcore._commit cimport (CACHED_SNAPSHOTS, SPACE_IDLE, SYNC_INTERVAL, WAKE_A
                              Request, commit_call, commit_claim, commit_sync, commit_unclaim,
                              request_drop, request_new)
 from kvcore._leases cimport lt_due, lt_dump, lt_requeue
-from kvcore._native cimport (KV_CLOSED, KV_NOMEM, KV_OK, KV_POISONED, kv_cond_signal,
+from kvcore._native cimport (KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, kv_cond_signal,
                              kv_cond_wait_ns, kv_load_int, kv_mutex_lock, kv_mutex_unlock,
                              kv_store_int, kv_thread_join, kv_thread_start)
+from kvcore._retention cimport retention_step
 from kvcore._space cimport (space_census_begins, space_counted, space_step, space_stop,
                             space_wants_checkpoint)
 from kvcore._wal cimport wal_prepare_step, wal_sync
@@ -36,14 +38,14 @@ cdef enum:
     MAINT_IDLE_NS = 50000000
     CACHED_FOR_NS = 5000000000   # an unused cached snapshot is let go after this
     CK_STRETCH = 5               # times the replay target that a large checkpoint may wait
-    SPACE_PAUSE_NS = 10000000000 # between checkpoints that are taken for the space they free
+    SPACE_PAUSE_NS = 10000000000  # between checkpoints that are taken for the space they free
     RETRY_MIN_NS = 1000000000    # a failed checkpoint is tried again after 1 s, 2 s, ... 60 s
     RETRY_MAX_NS = 60000000000
     LEASE_RETRY_NS = 1000000000  # and a revoke that could not be written
 
 cdef double REPLAY_NS_PER_COMMAND = 1000.0
 cdef double REPLAY_NS_PER_BYTE = 0.5
-cdef double CK_LOG_PER_BYTE = 2.5            # bytes of log for each byte of checkpoint
+cdef double CK_LOG_PER_BYTE = 2.5    # bytes of log for each byte of checkpoint
 
 
 # =================================================================================================
@@ -77,6 +79,7 @@ cdef int _checkpoint_begin(Commit* c) noexcept nogil:
         info.compact_revision = c.state.compact_revision
         info.ceiling = c.ceiling
         info.leases = c.state.leases.leases
+        info.alarms = c.state.alarms
         space_census_begins(c)
         leases = lt_dump(&c.state.leases)
         kv_mutex_unlock(&c.lock)
@@ -97,6 +100,7 @@ cdef void _checkpoint_end(Commit* c, int rc) noexcept nogil:
     if rc == KV_OK:
         kv_store_int(&c.maint_status, KV_OK)
         c.ck_retry_ns = 0
+        c.ck_oldest = c.ck_number            # 0: none
         c.ck_number += 1
         c.ck_revision = c.ck.info.revision
         c.ck_applied = c.ck.info.applied_index
@@ -116,17 +120,14 @@ cdef void _checkpoint_end(Commit* c, int rc) noexcept nogil:
         bt_release(&c.state.tree, c.ck_snap)
         kv_mutex_unlock(&c.lock)
         c.ck_snap = NULL
-    if rc == KV_OK:
-        _forget_checkpoint(c, c.ck_number)
+    if rc == KV_OK and c.ck_number > 2:
+        _forget_checkpoint(c, c.ck_number - 2)           # two are kept
 
 
-cdef void _forget_checkpoint(Commit* c, uint64_t newest) noexcept nogil:
-    """Two are kept."""
+cdef void _forget_checkpoint(Commit* c, uint64_t number) noexcept nogil:
     cdef char path[4096]
-    if newest < 3:
-        return
     if snprintf(path, sizeof(path), b"%s/checkpoint-%016llx.ckp", c.directory,
-                <unsigned long long>(newest - 2)) < <int>sizeof(path):
+                <unsigned long long>number) < <int>sizeof(path):
         c.wal.io.unlink(c.wal.io.ctx, path)
 
 
@@ -152,7 +153,7 @@ cdef bint _checkpoint_due(Commit* c, uint64_t now_ns) noexcept nogil:
 
 
 cdef bint _checkpoint_step(Commit* c, uint64_t now_ns) noexcept nogil:
-    cdef bint more = True
+    cdef bint more = True, full
     cdef int rc = KV_OK
     if not c.ck_active:
         if now_ns < c.ck_retry_at_ns or not _checkpoint_due(c, now_ns):
@@ -161,9 +162,15 @@ cdef bint _checkpoint_step(Commit* c, uint64_t now_ns) noexcept nogil:
         more = rc == KV_OK
     else:
         rc = ck_step(&c.ck, &more)
+    full = rc == KV_IO and c.ck.failed_errno == ENOSPC
     if rc != KV_OK or not more:
         _checkpoint_end(c, rc)
         more = False
+    if full and c.ck_oldest < c.ck_number:
+        _forget_checkpoint(c, c.ck_number - 1)           # the disk is full: its room for a new one
+        c.ck_oldest = c.ck_number
+        c.space.may_retire = True
+        return True
     if rc != KV_OK and rc != KV_CLOSED:
         kv_store_int(&c.maint_status, rc)    # told by status(); tried again, ever more slowly
         c.ck_retry_ns = min(max(2 * c.ck_retry_ns, <uint64_t>RETRY_MIN_NS),
@@ -302,6 +309,7 @@ cdef bint maint_step(Commit* c, uint64_t now_ns, uint64_t budget) noexcept nogil
     _expire_cached(c, now_ns)
     _progress_step(c, now_ns)
     more = _lease_step(c, now_ns)
+    retention_step(c, now_ns)
     if _index_step(c, budget):
         more = True
     if space_step(c):

@@ -64,3 +64,6 @@ cdef class LeaseGrant:
 
 cdef class LeaseRevoke:
     cdef readonly int64_t id
+# Whether one of them may make the store larger.
+cdef bint op_grows(object op)
+cdef bint ops_grow(object ops)

@@ -127,7 +127,7 @@ cdef int encode_op(KvBuf* b, const Limits* lim, object op, bint* read_only) exce
         return check_txn((<Txn>op).success, (<Txn>op).failure)
     if isinstance(op, Compact):
         read_only[0] = False
-        return encode_compact(b, (<Compact>op).revision)
+        return kv_raise(encode_compact(b, (<Compact>op).revision))
     if isinstance(op, LeaseGrant):
         read_only[0] = False
         return _encode_grant(b, lim, <LeaseGrant>op)
@@ -510,3 +510,17 @@ cdef class Txn:
 
     def __repr__(self):
         return f"Txn({self.compare!r}, {self.success!r}, {self.failure!r})"
+
+
+cdef bint op_grows(object op):
+    """Whether it may make the store larger: what a full one refuses."""
+    if isinstance(op, Txn):
+        return ops_grow((<Txn>op).success) or ops_grow((<Txn>op).failure)
+    return isinstance(op, (Put, LeaseGrant))
+
+
+cdef bint ops_grow(object ops):
+    for op in ops:
+        if op_grows(op):
+            return True
+    return False

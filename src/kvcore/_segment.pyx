@@ -22,7 +22,7 @@ from kvcore._native cimport (
     kv_crc32c, kv_random_u64, kv_reserve, kv_store_u64, kv_unreserve,
 )
 from kvcore._wal cimport (
-    WAL_CEILING, WAL_COMMANDS, WAL_HEADER_BYTES, WAL_SEAL, SegWalk, Wal, WalBatch, WalSegment,
+    WAL_CEILING, WAL_COMMANDS, WAL_HEADER_BYTES, WAL_SEAL, SegWalk, WalBatch, WalSegment,
     wal_replay_fn,
 )
 

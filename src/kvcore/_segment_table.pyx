@@ -56,7 +56,7 @@ cdef void _unpin(Wal* w, WalEpoch* e) noexcept nogil:
         kv_assert(following != NULL, "the newest epoch is the log's")
         if e.retired != NULL:
             kv_store_u64(<uint64_t*>&w.segments[e.retired.seq - w.first_seq], 0)
-            w.holes += 1
+            kv_store_u64(&w.holes, w.holes + 1)
             e.retired.next = w.drained
             w.drained = e.retired
         free(e)
@@ -134,7 +134,7 @@ cdef int table_push(Wal* w, WalSegment* s) noexcept nogil:
         kv_store_u64(<uint64_t*>&w.segments, <uint64_t>table)
         w.table_cap = cap
     if s == NULL:
-        w.holes += 1
+        kv_store_u64(&w.holes, w.holes + 1)
     w.segments[w.segment_count] = s
     kv_store_u64(&w.segment_count, w.segment_count + 1)
     return 0

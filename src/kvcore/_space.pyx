@@ -25,15 +25,16 @@ May not know: Python, who asks for space.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from kvcore._btree cimport BTree, bt_dump, bt_move, bt_release, bt_snapshot
 from kvcore._checkpoint cimport CkSegment
 from kvcore._command cimport KvBuf, buf_free, buf_room
-from kvcore._commit cimport (CACHED_SNAPSHOTS, SPACE_COUNTING, SPACE_IDLE, SPACE_MOVING,
-                             SYNC_ALWAYS, Commit, Request, Space, commit_claim, commit_unclaim)
+from kvcore._commit cimport (CACHED_SNAPSHOTS, RESERVED_SEGMENTS, SPACE_COUNTING, SPACE_IDLE, SPACE_MOVING,
+                             SYNC_ALWAYS, Commit, Request, Space, commit_claim, commit_unclaim,
+                             commit_weigh)
 from kvcore._native cimport (KV_CORRUPT, KV_NOMEM, KV_NOTFOUND, KV_OK, KV_POISONED, KvRow, KvSlice,
-                             kv_load_int, kv_load_u64, kv_mutex_lock, kv_mutex_unlock,
+                             kv_load_int, kv_mutex_lock, kv_mutex_unlock,
                              kv_store_int)
 from kvcore._ring cimport ring_at, ring_drop
 from kvcore._rows cimport rows_clear, rows_free, rows_key
@@ -330,10 +331,13 @@ cdef void space_counted(Commit* c, const CkSegment* table, uint64_t n, uint64_t 
     s.appended = s.began_appended
     s.live_bytes = 0
     s.history_bytes = 0
+    s.counted_bytes = 0
     for i in range(n):
         seg = _segment_at(c.wal, table[i].seq << c.wal.segment_shift)
         s.live_bytes += table[i].live_bytes - table[i].history_bytes
         s.history_bytes += table[i].history_bytes
+        if seg != NULL and not seg.retired:
+            s.counted_bytes += (seg.end if seg.end else c.wal.segment_bytes) - WAL_HEADER_BYTES
         if seg == NULL or table[i].seq >= last:      # it was still being written
             continue
         seg.live_bytes = table[i].live_bytes
@@ -359,7 +363,7 @@ cdef uint64_t _garbage_since(const Commit* c) noexcept nogil:
 cdef inline bint _is_empty(const Commit* c, const WalSegment* s) noexcept nogil:
     """Nothing names it, and no checkpoint does that an open may go back to."""
     return (s != NULL and not s.retired and s.empty_since and s.live_bytes == 0
-            and (c.wal.in_memory or s.empty_since < c.ck_number))
+            and (c.wal.in_memory or s.empty_since <= c.ck_oldest))
 
 
 cdef void _forget_events(Commit* c) noexcept nogil:
@@ -434,8 +438,8 @@ cdef bint space_wants_checkpoint(Commit* c) noexcept nogil:
     waiting = _waiting(c)
     garbage = _garbage_since(c)
     kv_mutex_unlock(&c.lock)
-    return waiting * 8 >= used and waiting > 0 or (
-        garbage >= c.wal.segment_bytes and garbage * 4 >= used)
+    return waiting > 0 and (waiting * 8 >= used or c.space.pressed) or (
+        garbage >= c.wal.segment_bytes and (garbage * 4 >= used or c.space.pressed))
 
 
 cdef bint _census_due(Commit* c) noexcept nogil:
@@ -444,10 +448,21 @@ cdef bint _census_due(Commit* c) noexcept nogil:
     cdef uint64_t garbage
     kv_mutex_lock(&c.lock)
     garbage = _garbage_since(c)
-    due = ((garbage >= c.wal.segment_bytes and garbage * 8 >= space_used(c))
+    due = ((garbage >= c.wal.segment_bytes
+            and (garbage * 8 >= space_used(c) or c.space.pressed))
            or (c.space.recount and c.wal.segment_count > 1))
     kv_mutex_unlock(&c.lock)
     return due
+
+
+cdef void _press(Commit* c) noexcept nogil:
+    """Near the quota, or on a full disk, segments are emptied that gain little."""
+    cdef uint64_t used
+    kv_mutex_lock(&c.lock)
+    commit_weigh(c)
+    used = (c.wal.segment_count - c.wal.holes + 2 * RESERVED_SEGMENTS) * c.wal.segment_bytes
+    c.space.pressed = c.quota != 0 and used + c.ck_bytes > c.quota or c.wal.no_space != 0
+    kv_mutex_unlock(&c.lock)
 
 
 # ---- the step ------------------------------------------------------------------------------------
@@ -460,6 +475,7 @@ cdef bint space_step(Commit* c) noexcept nogil:
         kv_store_int(&c.maint_status, KV_POISONED if kv_load_int(&c.wal.poison_errno) else KV_NOTFOUND)
     if s.may_retire and _retire(c):
         more = True
+    _press(c)
     if s.walking != SPACE_IDLE:
         return _walk_step(c) or more
     if c.ck_active:

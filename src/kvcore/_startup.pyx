@@ -152,11 +152,13 @@ cdef list startup(Commit* c, Log log):
             c.state.compact_revision = info.compact_revision
             c.state.applied_index = info.applied_index
             c.state.term = info.term
+            c.state.alarms = info.alarms
             c.ceiling = info.ceiling
             c.ck_revision = info.revision
             c.ck_applied = info.applied_index
             c.ck_pos = info.replay_from
             c.ck_bytes = info.table_off
+            c.ck_oldest = number - 1
             c.space.number = number
             c.space.revision = info.revision
             log.recover(info.replay_from, expected, _replay, c)

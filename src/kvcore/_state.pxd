@@ -12,6 +12,10 @@ from kvcore._wal cimport Wal
 from kvcore._watchers cimport Hub
 
 
+cdef enum:
+    ALARM_NOSPACE = 1
+
+
 cdef struct KvState:
     BTree tree
     const Wal* wal
@@ -20,6 +24,7 @@ cdef struct KvState:
     uint64_t applied_index       # log index of the last command applied
     uint64_t term
     LeaseTable leases
+    int64_t alarms               # ALARM_* raised and not disarmed
     Hub* hub                     # NULL on replay: nobody watches
     uint64_t now_ns              # the store's clock, read once a batch: when grants begin
 

@@ -25,7 +25,7 @@ from libc.string cimport memset
 
 from kvcore._btree cimport (BtView, bt_compact, bt_deinit, bt_delete, bt_find, bt_find_at, bt_init,
                             bt_put, bt_scan, bt_view)
-from kvcore._command cimport (CMD_COMPACT, CMD_DELETE, CMD_LEASE_GRANT, CMD_LEASE_REVOKE, CMD_PUT,
+from kvcore._command cimport (CMD_ALARM, CMD_COMPACT, CMD_DELETE, CMD_LEASE_GRANT, CMD_LEASE_REVOKE, CMD_PUT,
                               CMD_RANGE, CMD_TXN, CMP_CREATE, CMP_EQUAL, CMP_GREATER, CMP_LEASE,
                               CMP_LESS, CMP_MOD, CMP_VALUE, CMP_VERSION, FLAG_IGNORE_LEASE,
                               FLAG_IGNORE_VALUE, FLAG_PREV, CompareCmd, Cursor, KvBuf, PutCmd,
@@ -572,6 +572,9 @@ cdef int state_apply(KvState* s, Cursor* c, const uint8_t* base, uint64_t pos,
     elif kind == CMD_COMPACT:
         flags = mp_int(c)
         rc = KV_BAD_COMMAND if c.bad else _do_compact(s, flags, out)
+    elif kind == CMD_ALARM:
+        s.alarms = mp_int(c)
+        rc = KV_BAD_COMMAND if c.bad else KV_OK
     elif kind == CMD_LEASE_GRANT:
         lease = mp_int(c)
         flags = mp_int(c)

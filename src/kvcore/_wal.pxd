@@ -88,6 +88,7 @@ cdef struct Wal:
     uint64_t written_pos         # end of what was written
     uint64_t durable_pos         # end of what was synced
     int poison_errno             # 0, or the errno of the first failed write or sync
+    int no_space                 # the newest try to make a segment found the disk full (atomic)
     int roll_errno               # of the newest segment that could not be made; not poison
     bint accepting               # between start and shut
     # the next segment, made ready ahead by the maintenance thread
@@ -102,6 +103,7 @@ cdef struct Wal:
     uint64_t batches
     uint64_t syncs
     uint64_t bytes
+    uint64_t zeroed              # written ahead
 
 
 # --- append side: REQUIRES the committer role -------------------------------------------------

@@ -100,6 +100,7 @@ cdef int _spare_begin(Wal* w, uint64_t seq) noexcept nogil:
     cdef char[PATH_BYTES] tmp
     cdef char[PATH_BYTES] path
     cdef WalSegment* s
+    cdef int rc
     _segment_name(w, seq, True, tmp)
     w.spare_ready = False
     while w.pool != NULL:
@@ -107,10 +108,13 @@ cdef int _spare_begin(Wal* w, uint64_t seq) noexcept nogil:
         _segment_name(w, s.seq, False, path)
         if seg_recycle(w.io, s, w.directory, path, tmp, seq, w.segment_bytes) == 0:
             w.spare = s
+            kv_store_int(&w.no_space, 0)
             return 0
         seg_free(w.io, s, False)             # it was only a gain: another file does it too
         w.io.unlink(w.io.ctx, path)
-    return seg_create(w.io, tmp, seq, w.segment_bytes, &w.spare)
+    rc = seg_create(w.io, tmp, seq, w.segment_bytes, &w.spare)
+    kv_store_int(&w.no_space, rc == -ENOSPC)
+    return rc
 
 
 cdef int _spare_complete(Wal* w) noexcept nogil:
@@ -339,6 +343,7 @@ cdef int _zero_ahead(Wal* w, uint64_t* budget, bint* more) noexcept nogil:
         if more[0]:
             upto = min(target, s.written_upto + min(<uint64_t>CHUNK_BYTES, budget[0]))
             budget[0] -= upto - s.written_upto
+            kv_store_u64(&w.zeroed, w.zeroed + upto - s.written_upto)
             rc = seg_zero(w.io, s, upto)
         kv_mutex_unlock(&w.zero_lock)
     return rc
@@ -361,6 +366,7 @@ cdef int _spare_step(Wal* w, uint64_t* budget, bint* more) noexcept nogil:
         more[0] = True
         upto = min(w.segment_bytes, w.spare.written_upto + min(<uint64_t>CHUNK_BYTES, budget[0]))
         budget[0] -= upto - w.spare.written_upto
+        kv_store_u64(&w.zeroed, w.zeroed + upto - w.spare.written_upto)
         rc = seg_zero(w.io, w.spare, upto)
         if rc == 0 and upto % SPARE_SYNC_BYTES == 0:
             rc = w.io.sync(w.io.ctx, w.spare.handle)

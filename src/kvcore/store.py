@@ -90,7 +90,10 @@ class Store(Engine):
         for unused in ("inners", "copied_nodes", "term"):
             s.pop(unused)
         fill = entries / (leaves * s["order"]) if leaves else 0.0
-        return Status(path=self.log_path, sync=self._sync_mode, fill=fill, format=1, **s)
+        asked = s["log_bytes"] - s["moved_bytes"]
+        written = s["log_bytes"] + s["checkpoint_bytes"]
+        return Status(path=self.log_path, sync=self._sync_mode, fill=fill, format=1,
+                      write_amplification=written / asked if asked else 1.0, **s)
 
     def lease(self, ttl: int, id: int = 0) -> Lease:
         """Grant a lease: keys put with its id are deleted when it ends.
@@ -220,6 +223,10 @@ def open(path: str | os.PathLike[str] | None = None, **options: Any) -> Store:
         max_key_bytes, max_request_bytes, max_txn_ops: limits (65535; 1.5 MiB; 128).
         verify: compare every value read with its CRC (True).
         maintenance: run background work in a thread (True); else call step().
+        history: forget by itself: an int keeps that many revisions, a timedelta what was current so
+            long ago or later (None: nothing is forgotten until compact()).
+        quota: bytes of segments in use and newest checkpoint, at least four segments (0: none);
+            two segments of it are reserved for deletes, compaction and moves. Beyond it: alarms().
         replay_target: seconds of replay an open may cost before a checkpoint is taken (0.3; 0:
             never).
         watch_capacity: events kept for watches that are a little behind, at least 100 (100,000,

@@ -46,6 +46,29 @@ class Status:
     """Bytes written to the log since it was opened."""
     segments: int
     segment_bytes: int
+    used_bytes: int
+    """Of segments: in use, made ready, or kept to be written again."""
+    live_bytes: int
+    """Cells (key, value, 13 bytes) of newest versions, when the store was last counted."""
+    history_bytes: int
+    """Cells of older versions, which compaction would let go, then."""
+    garbage_bytes: int
+    """The rest of the segments that were counted: what moving and retiring gives back."""
+    counted_revision: int
+    """When that was: with each checkpoint; in memory when much was compacted. 0: not yet."""
+    moved_bytes: int
+    """Written since the open to empty segments."""
+    checkpoint_bytes: int
+    """Written since the open as checkpoints."""
+    zeroed_bytes: int
+    """Zeros written ahead since the open, so that a sync pays for no new block."""
+    write_amplification: float
+    """Log, moves and checkpoints over what callers wrote to the log; without zeros."""
+    retired_segments: int
+    """Segments given back since the open."""
+    pinned_bytes: int
+    """Of these, still there for results that were not read yet."""
+    alarms: tuple[str, ...]
     applied_index: int
     """Log index of the last command applied."""
     snapshots: int

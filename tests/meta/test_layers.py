@@ -29,10 +29,10 @@ LEVELS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("_result",),),
     (("_event",), ("_range",)),
     (("_state",), ("_checkpoint",), ("_hash",)),
-    (("_commit", "_space", "_maintenance"), ("_watch_cache",)),
+    (("_commit", "_space", "_retention", "_maintenance"), ("_watch_cache",)),
     (("_future",), ("_watch", "_watch_await"), ("_lease",), ("_startup",),
      ("mapping",)),
-    (("_engine", "_snapshot"),),
+    (("_engine", "_inspect", "_snapshot"),),
     (("lease",),),
     (("store",),),
     (("kvcore",),),                     # the package itself: what `import kvcore` gives
