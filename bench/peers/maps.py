@@ -28,6 +28,7 @@ from typing import Any
 from bench.peers.data import read_keys
 from bench.peers.native.build import build
 from bench.peers.store import Absent
+
 from kvcore import BTreeIndex, __version__
 
 STRIDE = 2654435761

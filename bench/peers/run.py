@@ -33,6 +33,7 @@ from bench.peers.data import Sizes, checksum, read_keys, value, write_keys
 from bench.peers.maps import Map, maps
 from bench.peers.measure import QUESTIONS, Answer, Job
 from bench.peers.store import STORES, Absent, Store, find
+
 from kvcore.demo.run import filesystem, temporary_base
 
 PATIENCE_SECONDS = 3600.0
@@ -185,7 +186,7 @@ def compare(result: Result, question: str, name: str, digest: int) -> None:
     """Records a checksum; raises Disagreement when another store's was a different one."""
     other, expected = result.witnesses.setdefault(question, (name, digest))
     if digest != expected:
-        raise Disagreement(f"{question}: {name} did not return what {other} did")
+        raise Disagreement(f"{question}: {name} differs from {other}")
     result.compared += other != name
 
 

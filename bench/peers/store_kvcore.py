@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-import kvcore
 from bench.peers.data import Item
+
+import kvcore
 
 PAGE = 10_000
 

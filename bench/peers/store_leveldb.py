@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 
 import plyvel
-
 from bench.peers.data import Item
 from bench.peers.store import CACHE_BYTES
 

@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 
 import lmdb
-
 from bench.peers.data import Item
 
 BYTES_PER_OBJECT = 8 << 10   # of address space; two to three of 1 KiB fill a page of 4 KiB

@@ -12,10 +12,9 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
-
 from bench.peers.data import Item
 from bench.peers.store import CACHE_BYTES
+from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
 
 class RocksDb:
