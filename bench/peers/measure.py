@@ -9,7 +9,7 @@
 Only the store's own calls are timed: keys and values are made before.  A question that reads
 returns a checksum of what it read, to be compared with that of every other store.
 
-May not know: which store it asks.
+May not know: which store it asks; the floor, against which each is held, is known by name.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.peers.data import Item, Sizes, checksum, read_keys, value
 from bench.peers.store import Store
+from bench.peers.store_floor import Floor
 
 CHUNK = 50                   # gets per reading of the clock, which costs a twentieth of one
 WITNESSES = 100              # gets, and
+BLOCK = 20                   # puts between which the floor is measured
 PAGES = 3                    # pages that are compared among stores
 
 
@@ -183,14 +186,20 @@ def memory_of_this_process(path: str = "/proc/self/smaps_rollup") -> dict[str, i
 
 
 def put(make: Open, job: Job) -> Answer:
-    """One caller, one object at a time."""
+    """One caller, one object at a time; between them the floor, under the same conditions."""
     items = job.items(job.sizes.objects, job.sizes.lone)
-    with opened(make) as store:
-        took = timed_puts(store, items)
+    took, floor_took = list[int](), list[int]()
+    with opened(make) as store, TemporaryDirectory(dir=job.directory) as path:
+        floor = Floor(Path(path), 0)
+        for at in range(0, len(items), BLOCK):
+            took += timed_puts(store, items[at:at + BLOCK])
+            floor_took += timed_puts(floor, items[at:at + BLOCK])
+        floor.close()
         require(store, items)
     took.sort()
-    return Answer({"put": statistics.median(took) / 1e3,
-                   "put_p99": took[int(len(took) * 0.99)] / 1e3})
+    median = statistics.median(took)
+    return Answer({"put": median / 1e3, "put_p99": took[int(len(took) * 0.99)] / 1e3,
+                   "put_floor": median / statistics.median(floor_took)})
 
 
 def timed_puts(store: Store, items: Sequence[Item]) -> list[int]:
@@ -264,7 +273,7 @@ QUESTIONS: dict[str, tuple[Callable[[Open, Job], Answer], bool]] = {
     "memory": (memory, True),
     "put": (put, False),
     "batch": (batch, False),
-    "threads": (threads, False),
+    "threads": (threads, True),
 }
 
 

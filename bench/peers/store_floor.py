@@ -4,15 +4,13 @@
     loaded.log   grows with the load, as a new store's files must
     put.log      blocks written before: what a store that reuses its log writes into
 
-It finds nothing: `scan` reads the loaded file and sorts it, for the checksum only.  Of many threads
-one writes for all that wait, which is as few syncs as can be had.
+It finds nothing: `scan` reads the loaded file and sorts it, for the checksum only.  One caller.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,7 +30,7 @@ class Floor:
 
     title = "write + fdatasync"
     settings = "the same bytes and 16 more an object; put, batch: into 64 MiB written before; " \
-        "load: into a growing file; threads: one sync for all that wait"
+        "load: into a growing file"
     reads = False
 
     def __init__(self, directory: Path, capacity: int) -> None:
@@ -43,25 +41,13 @@ class Floor:
         if os.fstat(self._put).st_size < RESERVED:
             os.pwrite(self._put, bytes(RESERVED), 0)
             os.fsync(self._put)
-        self._waiting: list[bytes] = []
-        self._mutex = threading.Lock()
-        self._writing = threading.Lock()
 
     @staticmethod
     def version() -> str:
         return f"system {os.uname().release}"
 
     def put(self, key: bytes, value: bytes) -> None:
-        mine = record(key, value)
-        with self._mutex:
-            self._waiting.append(mine)
-            group = self._waiting
-        with self._writing:
-            with self._mutex:
-                if group is not self._waiting:
-                    return                       # the one before wrote it with its own
-                self._waiting = []
-            self._append(b"".join(group))
+        self._append(record(key, value))
 
     def _append(self, data: bytes) -> None:
         if self._at + len(data) > RESERVED:

@@ -14,7 +14,7 @@ from bench.peers.data import Item
 
 import kvcore
 
-PAGE = 10_000
+PAGE = 500                   # its keys and values stay in the processor's cache
 
 
 class Kvcore:
@@ -22,7 +22,7 @@ class Kvcore:
 
     title = "kvcore"
     settings = "sync=always, order=32, verify=True; batch: txn; load: put_many; scan: pages of " \
-        "10,000 of one snapshot"
+        "500 of one snapshot"
     reads = True
 
     def __init__(self, directory: Path, capacity: int) -> None:

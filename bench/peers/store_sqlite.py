@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """SQLite: WAL, synchronous=FULL (a commit is on disk when it returns), one table.
 
-One connection, and a lock around it: SQLite has one writer, and threads that wait for a lock in
+An ordinary table: WITHOUT ROWID, whose rows of 1 KiB do not fit its pages of 4 KiB, took three times
+the time to load and the disk.  One connection, and a lock around it: SQLite has one writer, and threads that wait for a lock in
 Python are served sooner than by its busy handler, which sleeps.
 """
 
@@ -22,7 +23,7 @@ class Sqlite:
     """A sqlite3.Connection."""
 
     title = "sqlite3"
-    settings = "journal_mode=WAL, synchronous=FULL, WITHOUT ROWID, cache 64 MiB, mmap"
+    settings = "journal_mode=WAL, synchronous=FULL, cache 64 MiB, mmap"
     reads = True
 
     def __init__(self, directory: Path, capacity: int) -> None:
@@ -33,8 +34,8 @@ class Sqlite:
         self._con.execute("PRAGMA synchronous=FULL")
         self._con.execute(f"PRAGMA cache_size=-{CACHE_BYTES >> 10}")
         self._con.execute(f"PRAGMA mmap_size={8 << 30}")
-        self._con.execute("CREATE TABLE IF NOT EXISTS kv (k BLOB PRIMARY KEY, v BLOB NOT NULL) "
-                          "WITHOUT ROWID")
+        self._con.execute("CREATE TABLE IF NOT EXISTS kv (k BLOB PRIMARY KEY, "
+                          "v BLOB NOT NULL)")
 
     @staticmethod
     def version() -> str:
