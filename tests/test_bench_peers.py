@@ -154,7 +154,7 @@ def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for figure in FIGURES:
         rows = result["summary"]["stores"][figure.name]
         answering = {"kvcore", "sqlite"} | (
-            {"floor"} if figure.name in {"put", "put_p99", "put_floor", "batch", "load", "disk"}
+            {"floor"} if figure.name in {"put", "put_p99", "put_floor", "batch", "batch_floor", "load", "disk"}
             else set())
         assert set(rows) == answering, figure.name
         assert rows["kvcore"]["ratios"] == [1.0] or rows["kvcore"]["median"] == 0

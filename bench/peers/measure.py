@@ -189,17 +189,26 @@ def put(make: Open, job: Job) -> Answer:
     """One caller, one object at a time; between them the floor, under the same conditions."""
     items = job.items(job.sizes.objects, job.sizes.lone)
     took, floor_took = list[int](), list[int]()
-    with opened(make) as store, TemporaryDirectory(dir=job.directory) as path:
-        floor = Floor(Path(path), 0)
+    with opened(make) as store, floor_beside(job) as floor:
         for at in range(0, len(items), BLOCK):
             took += timed_puts(store, items[at:at + BLOCK])
             floor_took += timed_puts(floor, items[at:at + BLOCK])
-        floor.close()
         require(store, items)
     took.sort()
     median = statistics.median(took)
     return Answer({"put": median / 1e3, "put_p99": took[int(len(took) * 0.99)] / 1e3,
                    "put_floor": median / statistics.median(floor_took)})
+
+
+@contextmanager
+def floor_beside(job: Job) -> Iterator[Store]:
+    """The floor in the same file system, for a while."""
+    with TemporaryDirectory(dir=job.directory) as path:
+        floor = Floor(Path(path), 0)
+        try:
+            yield floor
+        finally:
+            floor.close()
 
 
 def timed_puts(store: Store, items: Sequence[Item]) -> list[int]:
@@ -216,15 +225,18 @@ def batch(make: Open, job: Job) -> Answer:
     """One caller, batches that are there whole or not at all."""
     sizes = job.sizes
     items = job.items(sizes.objects + sizes.lone, sizes.batches * sizes.batch)
-    took = []
-    with opened(make) as store:
+    took, floor_took = list[int](), list[int]()
+    with opened(make) as store, floor_beside(job) as floor:
         for at in range(0, len(items), sizes.batch):
             some = items[at:at + sizes.batch]
-            began = time.perf_counter_ns()
-            store.put_batch(some)
-            took.append(time.perf_counter_ns() - began)
+            for one, into in ((store, took), (floor, floor_took)):
+                began = time.perf_counter_ns()
+                one.put_batch(some)
+                into.append(time.perf_counter_ns() - began)
         require(store, items)
-    return Answer({"batch": sizes.batch * 1e9 / statistics.median(took)})
+    median = statistics.median(took)
+    return Answer({"batch": sizes.batch * 1e9 / median,
+                   "batch_floor": median / statistics.median(floor_took)})
 
 
 def threads(make: Open, job: Job) -> Answer:
