@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import sys
 import zlib
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ if str(ROOT) not in sys.path:            # `bench` lies beside `tests`, not on t
     sys.path.append(str(ROOT))
 
 from bench.peers import __main__ as command  # noqa: E402
-from bench.peers import maps, measure, run, store, table  # noqa: E402
+from bench.peers import data, figures, maps, measure, run, store, table  # noqa: E402
 from bench.peers.data import Sizes, checksum, read_keys, value, write_keys  # noqa: E402
 from bench.peers.figures import FIGURES, MAP_FIGURES, Figure  # noqa: E402
 from bench.peers.native import build  # noqa: E402
@@ -157,7 +159,7 @@ def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             {"floor"} if figure.name in {"put", "put_p99", "put_floor", "batch", "batch_floor", "load", "disk"}
             else set())
         assert set(rows) == answering, figure.name
-        assert rows["kvcore"]["ratios"] == [1.0] or rows["kvcore"]["median"] == 0
+        assert rows["kvcore"]["ratios"] in ([1.0], [None])
         for name, row in rows.items():
             assert len(result["stores"][figure.name][name]) == 1
             assert row["min"] <= row["median"] <= row["max"]
@@ -255,17 +257,25 @@ def test_usage(arguments: list[str]) -> None:
     assert raised.value.code == 2
 
 
+@pytest.mark.parametrize("module", [data, figures, run, table])
+def test_examples(module: ModuleType) -> None:
+    tried = doctest.testmod(module)
+    assert tried.attempted > 0 and tried.failed == 0
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 def test_medians_and_ratios() -> None:
     result = {"peers": {"sqlite": {}, "kvcore": {}}, "stores": {
-        "get": {"kvcore": [2.0, 1.0, 9.0], "sqlite": [8.0, 8.0, 6.0]},
+        "get": {"kvcore": [9.0, 1.0, 2.0], "sqlite": [6.0, 8.0, 8.0]},
+        "anonymous": {"kvcore": [0.0], "sqlite": [8.0]},
         "threads": {"kvcore": [300.0], "sqlite": [100.0]}}}
     found = table.summary(result, "stores")
     assert found["get"] == {
         "sqlite": {"median": 8.0, "min": 6.0, "max": 8.0, "ratios": [4.0]},
         "kvcore": {"median": 2.0, "min": 1.0, "max": 9.0, "ratios": [1.0]}}
     assert found["threads"]["sqlite"]["ratios"] == [3.0] and found["page"] == {}
+    assert found["anonymous"]["sqlite"]["ratios"] == [None]
     result = {"peers": {"order32": {}, "order64": {}, "absl_btree": {}}, "maps": {
         "bytes": {"order32": [50.0], "order64": [25.0], "absl_btree": [100.0]}}}
     assert table.summary(result, "maps")["bytes"]["absl_btree"]["ratios"] == [2.0, 4.0]

@@ -29,8 +29,10 @@ class Figure:
     """What limits kvcore there now."""
     more_is_better: bool = False
 
-    def ratio(self, peer: float, base: float) -> float:
+    def ratio(self, peer: float, base: float) -> float | None:
         """How many times better the base is than the peer; below 1 the peer is ahead.
+
+        None when there is nothing to divide by.
 
         >>> Figure("a", "a", "us", "").ratio(30.0, 10.0)
         3.0
@@ -38,7 +40,7 @@ class Figure:
         0.3333333333333333
         """
         top, bottom = (base, peer) if self.more_is_better else (peer, base)
-        return top / bottom if bottom else float("inf")
+        return top / bottom if bottom else None
 
 
 FIGURES = (

@@ -41,12 +41,14 @@ def summary(result: dict[str, Any], group: str) -> Summary:
     return found
 
 
-def show(number: float) -> str:
+def show(number: float | None) -> str:
     """Three digits that count.
 
-    >>> [show(n) for n in (0.01234, 1.5, 12.34, 1234567.0)]
-    ['0.0123', '1.5', '12.3', '1,234,567']
+    >>> [show(n) for n in (0.01234, 1.5, 12.34, 1234567.0, None)]
+    ['0.0123', '1.5', '12.3', '1,234,567', '-']
     """
+    if number is None:
+        return "-"
     if abs(number) >= 100:
         return f"{number:,.0f}"
     return f"{number:.3g}"
