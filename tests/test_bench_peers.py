@@ -33,6 +33,7 @@ from bench.peers.store_floor import Floor, record  # noqa: E402
 
 EVERYWHERE = ("kvcore", "floor", "sqlite")
 READERS = ("kvcore", "sqlite")
+OF_THE_FLOOR = {"put", "put_p99", "put_floor", "batch", "batch_floor", "load", "disk"}
 
 
 def items(count: int) -> dict[bytes, bytes]:
@@ -157,8 +158,7 @@ def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for figure in FIGURES:
         rows = result["summary"]["stores"][figure.name]
         answering = {"kvcore", "sqlite"} | (
-            {"floor"} if figure.name in {"put", "put_p99", "put_floor", "batch", "batch_floor", "load", "disk"}
-            else set())
+            {"floor"} if figure.name in OF_THE_FLOOR else set())
         assert set(rows) == answering, figure.name
         assert rows["kvcore"]["ratios"] in ([1.0], [None])
         for name, row in rows.items():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objects of a run: keys of a cluster in random order, values of which half compresses.
 
-    keys(n) ── bench.workload.registry_keys ──► a file, one key a line ──► every child, every program
+    keys(n) ── bench.workload.registry_keys ──► a file, one key a line ──► each child, each program
     value(i) ── 512 seeded random bytes, 512 of repeated JSON; a pure function of i
 
 The file spares a hundred children the making of the same million keys.  Its first `objects` lines

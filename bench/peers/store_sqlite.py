@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """SQLite: WAL, synchronous=FULL (a commit is on disk when it returns), one table.
 
-An ordinary table: WITHOUT ROWID, whose rows of 1 KiB do not fit its pages of 4 KiB, took three times
-the time to load and the disk.  One connection, and a lock around it: SQLite has one writer, and threads that wait for a lock in
-Python are served sooner than by its busy handler, which sleeps.
+An ordinary table: WITHOUT ROWID, whose rows of 1 KiB do not fit its pages of 4 KiB, took three
+times the time to load and the disk.  One connection, and a lock around it: SQLite has one writer,
+and threads that wait for a lock in Python are served sooner than by its busy handler, which sleeps.
 """
 
 from __future__ import annotations
