@@ -52,7 +52,7 @@ FIGURES = (
            "what is not the sync: encoding, applying, the GIL given up and taken again"),
     Figure("put_p99", "durable put, one caller, 99th percentile", "us",
            "the floor's, 300-700: one sync a put, nothing else waits",
-           "the disk, the file system's journal, and who else uses them"),
+           "not analysed yet"),
     Figure("threads", "durable puts, 64 threads", "puts/s",
            "two GIL turns of 10 us a put: 40,000-50,000",
            "the GIL: two hand-overs a put; the syncs are shared",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RocksDB through rocksdict: WriteOptions.sync, Bloom filters, a cache as large as the others'.
+"""RocksDB through rocksdict: WriteOptions.sync, Bloom filters, cache and buffer like LevelDB's.
 
 Raw mode, so that keys and values are bytes and nothing is pickled.  Compression and the rest are
 the library's defaults.
@@ -21,7 +21,8 @@ class RocksDb:
     """A rocksdict.Rdict."""
 
     title = "rocksdict (RocksDB)"
-    settings = "WriteOptions.sync, Bloom filter 10 bits, block cache 64 MiB, default compression"
+    settings = "WriteOptions.sync, Bloom filter 10 bits, cache and write buffer 64 MiB, " \
+        "default compression"
     reads = True
 
     def __init__(self, directory: Path, capacity: int) -> None:
@@ -30,6 +31,7 @@ class RocksDb:
         table.set_bloom_filter(10.0, False)
         options = Options(raw_mode=True)
         options.create_if_missing(True)
+        options.set_write_buffer_size(CACHE_BYTES)
         options.set_block_based_table_factory(table)
         self._db = Rdict(str(directory / "db"), options)
         self._durable = WriteOptions()
