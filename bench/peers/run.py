@@ -34,7 +34,8 @@ from bench.peers.maps import Map, maps
 from bench.peers.measure import QUESTIONS, Answer, Job
 from bench.peers.store import STORES, Absent, Store, find
 
-from kvcore.demo.run import filesystem, temporary_base
+from kvcore.demo.run import temporary_base
+from kvcore.demo.system import filesystem
 
 PATIENCE_SECONDS = 3600.0
 SETTLED_OBJECTS = 10_000     # below, nothing is measured that dirty pages could disturb
