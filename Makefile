@@ -8,6 +8,7 @@ VENV    := .venv
 BIN     := $(CURDIR)/$(VENV)/bin
 SECONDS ?= 60
 PYTEST  := $(BIN)/python -m pytest
+PEERS   := lmdb rocksdict plyvel
 
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md $(wildcard examples/*) \
            $(shell find src/kvcore -name '*.py' -o -name '*.py[ix]' -o -name '*.pxd' -o -name '*.h')
@@ -19,11 +20,11 @@ SANITIZED ?= tests --ignore=tests/meta --ignore=tests/test_demo.py --ignore=test
 build_tree = $(BIN)/python setup.py -q build --build-base build/$(1) --build-lib build/$(1)/lib
 runtime    = $(shell gcc -print-file-name=lib$(1).so)
 
-.PHONY: help demo test check bench soak asan tsan wheel clean
+.PHONY: help demo test check bench bench-peers soak asan tsan wheel clean
 .DELETE_ON_ERROR:
 
 help:                      ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 demo: $(VENV)/.installed   ## set everything up and run the main job
 	$(BIN)/kvcore demo $(ARGS)
@@ -41,6 +42,9 @@ bench: $(VENV)/.installed $(VENV)/.tools  ## the benchmarks at their real sizes;
 	mkdir -p bench/results
 	KVCORE_BENCH=real $(PYTEST) bench --benchmark-json=bench/results/latest.json $(ARGS)
 	$(BIN)/kvcore demo --json > bench/results/demo.json
+
+bench-peers: $(VENV)/.installed $(VENV)/.peers  ## kvcore beside other stores and maps, a million objects; table and bench/results
+	KVCORE_BENCH=real $(BIN)/python -m bench.peers --json bench/results/peers.json $(ARGS)
 
 soak: build/verify/.built  ## the property tests for SECONDS=n seconds
 	KVCORE_SOAK_SECONDS=$(SECONDS) PYTHONPATH=build/verify/lib $(PYTEST) tests -k machine $(ARGS)
@@ -74,6 +78,12 @@ $(VENV)/.installed: $(VENV)/.made $(SOURCES)
 
 $(VENV)/.tools: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install -q '.[test,bench,dev]'
+	touch $@
+
+# Each by itself where not all can be installed: the benchmark names those that are absent.
+$(VENV)/.peers: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install -q '.[peers]' || for peer in $(PEERS); do \
+	  $(BIN)/python -m pip install -q $$peer || echo "$$peer cannot be installed" >&2; done
 	touch $@
 
 build/verify/.built: $(VENV)/.tools $(SOURCES)
