@@ -307,7 +307,7 @@ CLOSED: dict[str, tuple[Any, ...]] = {
     "put": (b"k",), "put_many": ([(b"k", b"v")],), "delete": (b"k",), "txn": (), "get": (b"k",),
     "get_many": ([b"k"],), "range": (), "compact": (1,), "submit": (Put(b"k"),), "snapshot": (),
     "step": (), "sync": (), "checkpoint": (), "hash": (), "status": (), "check": (),
-    "watch": (), "lease": (5,), "leases": (),
+    "watch": (), "lease": (5,), "leases": (), "alarms": (), "disarm": (),
 }
 OPEN_AFTER_CLOSE = {"close", "closed", "log_path", "damaged_checkpoints", "lease_of", "mapping",
                     "recovery"}

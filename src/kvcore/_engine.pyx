@@ -45,7 +45,7 @@ from kvcore._maintenance cimport maint_checkpoint, maint_start, maint_step, main
 from kvcore._native cimport (
     KV_COMPACTED, KV_FUTURE_REV, KV_NOTFOUND, KV_OK, Clock, Io, KvSlice, KvVersion,
     kv_cond_broadcast, kv_cond_signal, kv_cond_wait, kv_fork_generation, kv_fork_watch,
-    kv_load_i64, kv_load_int, kv_load_u64, kv_mutex_lock, kv_mutex_lock_gil, kv_mutex_unlock,
+    kv_load_i64, kv_load_int, kv_mutex_lock, kv_mutex_lock_gil, kv_mutex_unlock,
     kv_prefetch, kv_raise,
 )
 from kvcore._operation cimport (Put, Range, as_int, check_txn, encode_op, encode_txn, make_sort,

@@ -51,13 +51,17 @@ STYLE = """
 .plot .l4{stroke:var(--c4);stroke-dasharray:4 4}.plot .l5{stroke:var(--c5);stroke-dasharray:12 3}
 """
 
+# unit, nanoseconds of one, and where the next begins
+_UNITS = (("ns", 1.0, 1e3), ("µs", 1e3, 1e6), ("ms", 1e6, 1e9), ("s", 1e9, 3.6e12),
+          ("h", 3.6e12, 8.64e13), ("d", 8.64e13, 3.15576e16))
+
 
 def duration(nanoseconds: float) -> str:
-    """A length of time in words: 250 ns, 1.5 µs, 12 ms, 3 s."""
-    for limit, unit in ((1e3, "ns"), (1e6, "µs"), (1e9, "ms")):
+    """A length of time in words: 250 ns, 1.5 µs, 12 ms, 3 s, 4 h, 5 d, 6 y."""
+    for unit, size, limit in _UNITS:
         if nanoseconds < limit * 0.9995:
-            return f"{nanoseconds / (limit / 1e3):.3g} {unit}"
-    return f"{nanoseconds / 1e9:.3g} s"
+            return f"{nanoseconds / size:.3g} {unit}"
+    return f"{nanoseconds / 3.15576e16:.3g} y"
 
 
 @dataclass(frozen=True)
