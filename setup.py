@@ -34,6 +34,7 @@ MODULES = {
     "kvcore._segment": [],
     "kvcore._segment_table": [],
     "kvcore._pin": [],
+    "kvcore._ahead": [],
     "kvcore._recovery": [],
     "kvcore._wal": [],
     "kvcore._record_log": [],

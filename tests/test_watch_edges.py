@@ -589,7 +589,7 @@ def test_slow_watches_stay_light(opened: Any) -> None:
 
 
 def test_forgotten_while_its_progress_waits(db: kvcore.Store) -> None:
-    """Of watches of the future that were asked, those that are gone take no other's answer along."""
+    """Of watches of the future that were asked, those that are gone take nobody's answer along."""
     watches = [db.watch(key=b"k", start_revision=5) for _ in range(60)]
     for watch in watches:
         watch.progress()

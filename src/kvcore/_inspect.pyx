@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a store says about itself: counters, checksum, checks, everything in its index.
 
-    Store.status · hash · check · _check  ->  Engine  ->  here: copy under the lock, or walk a snapshot
+    Store.status · hash · check ─► Engine ─► here: copy under the lock, or walk a snapshot
 
 Thread safety: every function; long walks hold neither lock nor GIL but between pieces.
 May not know: verbs.

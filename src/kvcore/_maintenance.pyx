@@ -16,6 +16,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memset
 
+from kvcore._ahead cimport ahead_step
 from kvcore._btree cimport bt_compact_step, bt_drain_step, bt_release, bt_snapshot
 from kvcore._checkpoint cimport CkInfo, ck_begin, ck_end, ck_step
 from kvcore._command cimport encode_lease_revoke
@@ -29,7 +30,7 @@ from kvcore._native cimport (KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, kv_
 from kvcore._retention cimport retention_step
 from kvcore._space cimport (space_census_begins, space_counted, space_step, space_stop,
                             space_wants_checkpoint)
-from kvcore._wal cimport wal_prepare_step, wal_sync
+from kvcore._wal cimport wal_sync
 from kvcore._watchers cimport hub_tick, hub_wake
 
 cdef enum:
@@ -315,7 +316,7 @@ cdef bint maint_step(Commit* c, uint64_t now_ns, uint64_t budget) noexcept nogil
     if space_step(c):
         more = True
     if not c.wal.in_memory:
-        if wal_prepare_step(c.wal, 1 << 20, &rc):
+        if ahead_step(c.wal, 1 << 20, &rc):
             more = True
         if rc != KV_OK and kv_load_int(&c.maint_status) == KV_OK:
             kv_store_int(&c.maint_status, rc)

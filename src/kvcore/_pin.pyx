@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pins: what was found in the index stays readable in the log, also when its segment is retired.
 
-    pin = pins.now() ── look up (lock) ── position ── result keeps pin ── value touched, result gone
+    pin = pins.now() ── look up (lock) ── position ── result keeps pin ── value touched, or gone
                                                         └ the segment is mapped until then
 
 One Pin object serves everybody until a segment is retired; then the next one is made.  So a result

@@ -18,6 +18,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from kvcore._ahead cimport ahead_step
 from kvcore._native cimport (
     KV_CORRUPT, KV_NOMEM, KV_OK, KV_TOO_LARGE,
     KvMutex, KvSlice, kv_be32, kv_load_int, kv_load_u64, kv_monotonic_clock, kv_mutex_destroy,
@@ -26,7 +27,7 @@ from kvcore._native cimport (
 from kvcore._segment cimport batch_bytes, batch_read, seg_bytes, seg_left_behind
 from kvcore._wal cimport (
     CELL_HEAD, WAL_COMMANDS, WAL_HEADER_BYTES, WAL_SEAL, Log, Wal, WalBatch, WalSegment, cell_read,
-    cell_write, wal_append, wal_prepare_step, wal_read, wal_stage, wal_sync, wal_value,
+    cell_write, wal_append, wal_read, wal_stage, wal_sync, wal_value,
 )
 
 from kvcore._directory import segment_path
@@ -112,7 +113,7 @@ cdef void _prepare(Wal* w, uint64_t appended) noexcept nogil:
     cdef uint64_t tail = w.next_pos - (s.seq << w.segment_shift)
     cdef int ignored        # a failure to write ahead is no failure of the log
     if appended <= PREPARE_BELOW and s.written_upto < min(tail + PREPARE_BELOW, s.file_bytes):
-        wal_prepare_step(w, PREPARE_BYTES, &ignored)
+        ahead_step(w, PREPARE_BYTES, &ignored)
 
 
 cdef bytes _payload(object payload):

@@ -21,6 +21,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
+from kvcore._ahead cimport ahead_keep
 from kvcore._native cimport (
     KV_BAD_COMMAND, KV_CORRUPT, KV_NEWER_FORMAT, KV_O_CREATE, KV_O_READ, KV_O_WRITE, KV_OK, KvIo,
     kv_raise,
@@ -31,7 +32,7 @@ from kvcore._segment cimport (
 )
 from kvcore._segment_table cimport table_push
 from kvcore._wal cimport (
-    WAL_HEADER_BYTES, WAL_SEAL, SegWalk, Wal, WalBatch, WalSegment, wal_keep_spare, wal_replay_fn,
+    WAL_HEADER_BYTES, WAL_SEAL, SegWalk, Wal, WalBatch, WalSegment, wal_replay_fn,
 )
 
 from kvcore import _directory
@@ -171,7 +172,7 @@ cdef class _Recovery:
         """The checkpoint does not know it: retired before, and only its file is left."""
         cdef WalSegment* s = <WalSegment*><size_t>address
         if s.nonce and s.file_bytes == self.w.segment_bytes and self.w.pool_count < self.w.pool_max:
-            wal_keep_spare(self.w, s)
+            ahead_keep(self.w, s)
             return
         seg_free(self.w.io, s, False)
         remove_file(self.w, _directory.segment_path(self.path, seq))

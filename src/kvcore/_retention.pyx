@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retention: compaction by itself, by number of revisions or by their age.
 
-    by number   ......|<------ n ------>| now        compact to now - n, once a sixteenth more is there
-    by age      s1 s2 s3 ... s48 now                 samples (time, newest revision then); the newest
-                   ^ older than `ns`: compact to it   sample that is old enough is the floor
+    by number   ......|<------ n ------>| now     compact to now - n, once a sixteenth more is there
+    by age      s1 s2 s3 ... s48 now              samples (time, newest revision then): the newest
+                   ^ older than `ns`                that is old enough is where to compact to
 
 Invariants: never-early - a revision that was the newest less than `ns` ago, or is one of the newest
 n + 1, can be read; one-at-a-time - nothing is asked for while a sweep is under way.

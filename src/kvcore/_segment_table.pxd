@@ -7,8 +7,8 @@ from kvcore._wal cimport Wal, WalEpoch, WalSegment
 
 # Publishes s (NULL: a hole) as the next entry.  REQUIRES: the committer role.
 cdef int table_push(Wal* w, WalSegment* s) noexcept nogil
-# Segment `seq` is no more the log's, and leaves the table when nobody may look at it.  REQUIRES: the lock
-# under which positions are looked up, and that no position in it can be looked up any more.
+# Segment `seq` is no more the log's, and leaves the table when nobody may look at it.  REQUIRES:
+# the lock under which positions are looked up, and that none in it can be looked up any more.
 # KV_OK, KV_NOMEM (nothing happened).
 cdef int table_retire(Wal* w, uint64_t seq) noexcept nogil
 # One retired segment that nobody may look at, now the caller's; NULL: there is none.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Space comes back: segments mostly dead are emptied, empty ones retired, their files written again.
+"""Space comes back: segments mostly dead are emptied, empty ones retired, files written again.
 
-    census      every version of a snapshot: bytes named per segment       (a checkpoint's own walk;
-       │                                                                    in memory one for itself)
+    census      every version of a snapshot: bytes named per segment       (a checkpoint's walk;
+       │                                                                in memory one for itself)
        ├─ live <= a third ─► moves: cells copied to the tail, in the log; the index follows
        └─ live = 0 ────────► two kept checkpoints say so ─► retired: out of the table
                                                               └ no pin left ─► written again
@@ -27,20 +27,21 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
+from kvcore._ahead cimport ahead_release
 from kvcore._btree cimport BTree, bt_dump, bt_move, bt_release, bt_snapshot
 from kvcore._checkpoint cimport CkSegment
 from kvcore._command cimport KvBuf, buf_free, buf_room
-from kvcore._commit cimport (CACHED_SNAPSHOTS, RESERVED_SEGMENTS, SPACE_COUNTING, SPACE_IDLE, SPACE_MOVING,
-                             SYNC_ALWAYS, Commit, Request, Space, commit_claim, commit_unclaim,
-                             commit_weigh)
-from kvcore._native cimport (KV_CORRUPT, KV_NOMEM, KV_NOTFOUND, KV_OK, KV_POISONED, KvRow, KvSlice,
+from kvcore._commit cimport (CACHED_SNAPSHOTS, RESERVED_SEGMENTS, SPACE_COUNTING, SPACE_IDLE,
+                             SPACE_MOVING, SYNC_ALWAYS, Commit, Request, Space, commit_claim,
+                             commit_unclaim, commit_weigh)
+from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, KvRow, KvSlice,
                              kv_load_int, kv_mutex_lock, kv_mutex_unlock,
                              kv_store_int)
 from kvcore._ring cimport ring_at, ring_drop
 from kvcore._rows cimport rows_clear, rows_free, rows_key
 from kvcore._segment_table cimport table_retire, table_take_drained
 from kvcore._wal cimport (CELL_HEAD, WAL_HEADER_BYTES, WAL_MOVES, Wal, WalSegment, cell_read,
-                          wal_append, wal_release, wal_stage, wal_sync, wal_value)
+                          wal_append, wal_stage, wal_sync, wal_value)
 
 cdef enum:
     ROWS_PER_STEP = 2048
@@ -471,8 +472,8 @@ cdef bint space_step(Commit* c) noexcept nogil:
     cdef Space* s = &c.space
     cdef WalSegment* gone = table_take_drained(c.wal)
     cdef bint more = gone != NULL
-    if gone != NULL and wal_release(c.wal, gone) != KV_OK:
-        kv_store_int(&c.maint_status, KV_POISONED if kv_load_int(&c.wal.poison_errno) else KV_NOTFOUND)
+    if gone != NULL and ahead_release(c.wal, gone) != KV_OK:
+        kv_store_int(&c.maint_status, KV_IO)
     if s.may_retire and _retire(c):
         more = True
     _press(c)

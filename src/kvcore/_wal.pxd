@@ -120,13 +120,9 @@ cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count,
                     uint64_t* payload_pos) noexcept nogil
 # Makes everything appended durable.  A failure poisons the log and is never retried.
 cdef int wal_sync(Wal* w) noexcept nogil
-# --- maintenance: any one thread ----------------------------------------------------------------
-# Writes blocks ahead of the tail, makes the next segment ready; True when there is more to do.
-cdef bint wal_prepare_step(Wal* w, uint64_t budget_bytes, int* status) noexcept nogil
-# A retired segment that nobody may look at any more is written again, or its file removed, or its
-# memory given back.
-cdef int wal_release(Wal* w, WalSegment* s) noexcept nogil
-cdef void wal_keep_spare(Wal* w, WalSegment* s) noexcept nogil       # into the pool
+cdef WalSegment* wal_current(const Wal* w) noexcept nogil        # NULL: none yet
+# KV_OK, or why nothing may be written: KV_FORKED, KV_CLOSED, KV_POISONED.
+cdef int wal_may_write(const Wal* w) noexcept nogil
 # --- read side ------------------------------------------------------------------------------------
 # The n bytes at pos, or NULL when the segment is not mapped or pos is outside the log.
 cdef const uint8_t* wal_ptr(const Wal* w, uint64_t pos, uint64_t n) noexcept nogil

@@ -11,8 +11,8 @@ Invariants: (one-in-flight) with sync="always" a batch is written only when all 
 (value-proof) bytes returned for a cell agree with its CRC and with the caller's lengths;
 (first-error-stays) after the first failed write or sync nothing is written.
 Thread safety & ownership: appends and syncs by one caller at a time (the committer);
-wal_prepare_step by one other thread; reads by any thread, without a lock, below the end published
-by the last append.  Locks: spare_lock before zero_lock; none is held while waiting for the GIL.
+ahead_step (_ahead) by one other thread; reads by any thread, without a lock, below the end that the
+last append published.  Locks: spare_lock before zero_lock; none is held while waiting for the GIL.
 A Log owns its Wal; mappings live until the Log is deallocated, so results may outlive `shut`.
 May not know: what a payload means, who waits for it, indexes, checkpoints.
 Format: docs/log-format.md.
@@ -21,9 +21,8 @@ Format: docs/log-format.md.
 import os
 
 cimport cython
-from libc.errno cimport EIO, ENOMEM, ENOSPC
+from libc.errno cimport EIO, ENOSPC
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strdup
 
@@ -34,11 +33,9 @@ from kvcore._native cimport (
     kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_put_be16, kv_put_be32, kv_raise,
     kv_store_int, kv_store_u64, kv_unlikely,
 )
+from kvcore._ahead cimport ahead_drop, ahead_next, ahead_take
 from kvcore._recovery cimport check_format, raise_errno, recover_log, remove_file, set_segment_bytes
-from kvcore._segment cimport (
-    batch_bytes, batch_write, seg_close_handle, seg_complete, seg_create, seg_create_memory,
-    seg_free, seg_recycle, seg_zero,
-)
+from kvcore._segment cimport batch_bytes, batch_write, seg_close_handle, seg_free
 from kvcore._segment_table cimport table_free, table_push
 
 from kvcore import _directory
@@ -49,12 +46,8 @@ cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** out, size_t alignment, size_t n)
 
 cdef enum:
-    AHEAD_BYTES = 4 * 1024 * 1024    # blocks written ahead of the tail, in steps of
-    AHEAD_STEP = 1024 * 1024
-    CHUNK_BYTES = 256 * 1024         # zeroed under one hold of a lock
     PATH_BYTES = 4096
     POOL_MAX = 2                     # retired files kept to be written again
-    SPARE_SYNC_BYTES = 4 * 1024 * 1024
 
 kv_fork_watch()
 
@@ -71,7 +64,7 @@ cdef inline WalSegment* _segment_of(const Wal* w, uint64_t pos) noexcept nogil:
     return table[seq - w.first_seq]
 
 
-cdef inline WalSegment* _current(const Wal* w) noexcept nogil:
+cdef WalSegment* wal_current(const Wal* w) noexcept nogil:
     cdef uint64_t count = kv_load_u64(&w.segment_count)
     if count == 0:
         return NULL
@@ -81,94 +74,12 @@ cdef inline WalSegment* _current(const Wal* w) noexcept nogil:
 # ---- private helpers: rolling over to the next segment -------------------------------------------
 
 
-cdef void _segment_name(const Wal* w, uint64_t seq, bint tmp, char* out) noexcept nogil:
-    snprintf(out, PATH_BYTES, b"%s/wal-%016llu.seg%s", w.directory, <unsigned long long>seq,
-             <const char*>b".tmp" if tmp else <const char*>b"")
-
-
-cdef WalSegment* _pool_take(Wal* w) noexcept nogil:
-    # REQUIRES: spare_lock, a segment in the pool
-    cdef WalSegment* s = w.pool
-    w.pool = s.next
-    s.next = NULL
-    w.pool_count -= 1
-    return s
-
-
-cdef int _spare_begin(Wal* w, uint64_t seq) noexcept nogil:
-    # REQUIRES: spare_lock
-    cdef char[PATH_BYTES] tmp
-    cdef char[PATH_BYTES] path
-    cdef WalSegment* s
-    cdef int rc
-    _segment_name(w, seq, True, tmp)
-    w.spare_ready = False
-    while w.pool != NULL:
-        s = _pool_take(w)
-        _segment_name(w, s.seq, False, path)
-        if seg_recycle(w.io, s, w.directory, path, tmp, seq, w.segment_bytes) == 0:
-            w.spare = s
-            kv_store_int(&w.no_space, 0)
-            return 0
-        seg_free(w.io, s, False)             # it was only a gain: another file does it too
-        w.io.unlink(w.io.ctx, path)
-    rc = seg_create(w.io, tmp, seq, w.segment_bytes, &w.spare)
-    kv_store_int(&w.no_space, rc == -ENOSPC)
-    return rc
-
-
-cdef int _spare_complete(Wal* w) noexcept nogil:
-    # REQUIRES: spare_lock, a spare
-    cdef char[PATH_BYTES] tmp
-    cdef char[PATH_BYTES] path
-    cdef int rc
-    _segment_name(w, w.spare.seq, True, tmp)
-    _segment_name(w, w.spare.seq, False, path)
-    rc = seg_complete(w.io, w.spare, w.directory, tmp, path, w.segment_bytes)
-    w.spare_ready = rc == 0
-    return rc
-
-
-cdef void _spare_drop(Wal* w) noexcept nogil:
-    # REQUIRES: spare_lock
-    cdef char[PATH_BYTES] tmp
-    if w.spare != NULL:
-        # in a child of fork the file is the parent's, who goes on with it
-        if not w.spare_ready and w.fork_generation == kv_fork_generation():
-            _segment_name(w, w.spare.seq, True, tmp)
-            w.io.unlink(w.io.ctx, tmp)
-        seg_free(w.io, w.spare, w.in_memory)
-    w.spare = NULL
-    w.spare_ready = False
-
-
-cdef int _next_segment(Wal* w, uint64_t seq, WalSegment** out) noexcept nogil:
-    # The spare as far as it got, or a new file whose blocks are only reserved.
-    # REQUIRES: spare_lock
-    cdef int rc = 0
-    if w.in_memory:
-        out[0] = seg_create_memory(seq, w.segment_bytes)
-        return 0 if out[0] != NULL else -ENOMEM
-    if w.spare == NULL:
-        rc = _spare_begin(w, seq)
-    if rc == 0 and not w.spare_ready:
-        rc = _spare_complete(w)
-    if rc == 0:
-        kv_assert(w.spare.seq == seq and not w.spare.retired, "the spare is the next segment")
-        out[0] = w.spare
-        w.spare = NULL
-        w.spare_ready = False
-    else:
-        _spare_drop(w)
-    return rc
-
-
 cdef int _roll_locked(Wal* w, uint64_t seq) noexcept nogil:
     # REQUIRES: spare_lock, all the way: between taking the spare and publishing it as the current
     # segment, maintenance would begin another file for the same number.
-    cdef WalSegment* last = _current(w)
+    cdef WalSegment* last = wal_current(w)
     cdef WalSegment* s = NULL
-    cdef int rc = _next_segment(w, seq, &s)
+    cdef int rc = ahead_next(w, seq, &s)
     if rc != 0:
         return rc
     kv_mutex_lock(&w.zero_lock)          # nobody zeroes blocks of the old one any more
@@ -203,7 +114,7 @@ cdef int _poison(Wal* w, int rc) noexcept nogil:
     return KV_UNKNOWN_OUTCOME
 
 
-cdef inline int _may_write(const Wal* w) noexcept nogil:
+cdef int wal_may_write(const Wal* w) noexcept nogil:
     if kv_unlikely(w.fork_generation != kv_fork_generation()):
         return KV_FORKED
     if kv_unlikely(not w.accepting):
@@ -260,10 +171,10 @@ cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count,
                     uint64_t first_index, uint64_t term, int64_t revision,
                     uint64_t* payload_pos) noexcept nogil:
     cdef uint64_t need = batch_bytes(payload_len)
-    cdef WalSegment* s = _current(w)
+    cdef WalSegment* s = wal_current(w)
     cdef uint64_t off
     cdef WalBatch b
-    cdef int rc = _may_write(w)
+    cdef int rc = wal_may_write(w)
     if rc != KV_OK:
         return rc
     if payload_len >= w.segment_bytes or need > w.segment_bytes - WAL_HEADER_BYTES:
@@ -279,7 +190,7 @@ cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count,
         if rc != 0:                      # nothing was written: known not to be done, may be retried
             kv_store_int(&w.roll_errno, -rc)
             return KV_NO_SPACE if rc == -ENOSPC else KV_IO
-        s = _current(w)
+        s = wal_current(w)
         off = WAL_HEADER_BYTES
     b.nonce = s.nonce
     b.pos = (s.seq << w.segment_shift) + off
@@ -309,13 +220,13 @@ cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count,
 
 
 cdef int wal_sync(Wal* w) noexcept nogil:
-    cdef int rc = _may_write(w)
+    cdef int rc = wal_may_write(w)
     if rc != KV_OK:
         return rc
     if w.durable_pos == w.written_pos:
         return KV_OK
     if not w.in_memory:
-        rc = w.io.sync(w.io.ctx, _current(w).handle)
+        rc = w.io.sync(w.io.ctx, wal_current(w).handle)
         if kv_unlikely(rc != 0):
             return _poison(w, rc)
         kv_store_u64(&w.syncs, w.syncs + 1)
@@ -323,108 +234,6 @@ cdef int wal_sync(Wal* w) noexcept nogil:
             return KV_UNKNOWN_OUTCOME
     w.durable_pos = w.written_pos
     return KV_OK
-
-
-# ---- C face: maintenance -------------------------------------------------------------------------
-
-
-cdef int _zero_ahead(Wal* w, uint64_t* budget, bint* more) noexcept nogil:
-    # The lock is held over one chunk, so an appender that outruns the zeroes waits for one at most.
-    cdef WalSegment* s
-    cdef uint64_t target, upto
-    cdef int rc = 0
-    more[0] = True
-    while rc == 0 and budget[0] > 0 and more[0]:
-        kv_mutex_lock(&w.zero_lock)
-        s = _current(w)
-        target = kv_load_u64(&w.next_pos) - (s.seq << w.segment_shift) + AHEAD_BYTES
-        target = min(s.file_bytes, target - target % AHEAD_STEP)     # not a sliver per append
-        more[0] = s.written_upto < target and w.accepting and not kv_load_int(&w.poison_errno)
-        if more[0]:
-            upto = min(target, s.written_upto + min(<uint64_t>CHUNK_BYTES, budget[0]))
-            budget[0] -= upto - s.written_upto
-            kv_store_u64(&w.zeroed, w.zeroed + upto - s.written_upto)
-            rc = seg_zero(w.io, s, upto)
-        kv_mutex_unlock(&w.zero_lock)
-    return rc
-
-
-cdef int _spare_step(Wal* w, uint64_t* budget, bint* more) noexcept nogil:
-    # One chunk of the next segment; begun when the tail is past the middle of the current one.
-    cdef WalSegment* s
-    cdef uint64_t upto, tail
-    cdef int rc = 0
-    kv_mutex_lock(&w.spare_lock)
-    s = _current(w)
-    tail = kv_load_u64(&w.next_pos) - (s.seq << w.segment_shift)
-    if not w.accepting or w.spare_ready or (w.spare == NULL and tail < w.segment_bytes // 2):
-        more[0] = False
-    elif w.spare == NULL:
-        more[0] = True
-        rc = _spare_begin(w, s.seq + 1)
-    elif w.spare.written_upto < w.segment_bytes:
-        more[0] = True
-        upto = min(w.segment_bytes, w.spare.written_upto + min(<uint64_t>CHUNK_BYTES, budget[0]))
-        budget[0] -= upto - w.spare.written_upto
-        kv_store_u64(&w.zeroed, w.zeroed + upto - w.spare.written_upto)
-        rc = seg_zero(w.io, w.spare, upto)
-        if rc == 0 and upto % SPARE_SYNC_BYTES == 0:
-            rc = w.io.sync(w.io.ctx, w.spare.handle)
-    else:
-        more[0] = False
-        rc = _spare_complete(w)
-    if rc != 0:
-        _spare_drop(w)                   # a failed file is not tried again; the appender makes one
-        more[0] = False
-    kv_mutex_unlock(&w.spare_lock)
-    return rc
-
-
-cdef bint wal_prepare_step(Wal* w, uint64_t budget_bytes, int* status) noexcept nogil:
-    cdef uint64_t budget = budget_bytes
-    cdef bint more = False
-    cdef int rc = 0
-    status[0] = _may_write(w)
-    if w.in_memory or status[0] != KV_OK:
-        return False
-    rc = _zero_ahead(w, &budget, &more)
-    while rc == 0 and not more and budget > 0:
-        rc = _spare_step(w, &budget, &more)
-        if not more:
-            break
-        more = False if budget > 0 else True
-    if rc != 0:
-        status[0] = KV_IO
-        return False
-    return more
-
-
-cdef void wal_keep_spare(Wal* w, WalSegment* s) noexcept nogil:
-    kv_mutex_lock(&w.spare_lock)
-    s.next = w.pool
-    w.pool = s
-    w.pool_count += 1
-    kv_mutex_unlock(&w.spare_lock)
-
-
-cdef int wal_release(Wal* w, WalSegment* s) noexcept nogil:
-    cdef char[PATH_BYTES] path
-    cdef bint keep
-    cdef int rc
-    kv_mutex_lock(&w.spare_lock)
-    keep = (w.accepting and not w.in_memory and w.pool_count < w.pool_max
-            and s.file_bytes == w.segment_bytes)
-    kv_mutex_unlock(&w.spare_lock)
-    if keep:
-        wal_keep_spare(w, s)
-        return KV_OK
-    if w.in_memory:
-        seg_free(w.io, s, True)
-        return KV_OK
-    _segment_name(w, s.seq, False, path)
-    seg_free(w.io, s, False)
-    rc = w.io.unlink(w.io.ctx, path)
-    return KV_OK if rc == 0 else KV_IO
 
 
 # ---- C face: read side ---------------------------------------------------------------------------
@@ -563,9 +372,9 @@ cdef class Log:
     def __dealloc__(self):
         cdef Wal* w = &self.c
         if w.io != NULL:
-            _spare_drop(w)
+            ahead_drop(w)
             while w.pool != NULL:
-                seg_free(w.io, _pool_take(w), w.in_memory)
+                seg_free(w.io, ahead_take(w), w.in_memory)
             table_free(w)
         free(w.staging)
         free(w.directory)
@@ -637,7 +446,7 @@ cdef class Log:
             w.written_pos = w.durable_pos = w.next_pos
             w.accepting = True
             return 0
-        s = _current(w)
+        s = wal_current(w)
         # what was read may so far be only in the page cache of a process that died
         rc = w.io.sync(w.io.ctx, s.handle)
         if rc != 0:
@@ -705,7 +514,7 @@ cdef class Log:
             kv_mutex_lock(&self.c.spare_lock)
             kv_mutex_lock(&self.c.zero_lock)
             self.c.accepting = False
-            _spare_drop(&self.c)
+            ahead_drop(&self.c)
             for i in range(self.c.segment_count):
                 if self.c.segments[i] != NULL and not self.c.in_memory:
                     seg_close_handle(self.c.io, self.c.segments[i])

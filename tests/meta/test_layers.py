@@ -16,7 +16,8 @@ SOURCE = Path(__file__).parents[2] / "src" / "kvcore"
 
 INDEX = ("_slab", "_node", "_tree", "_build", "_epoch", "_tree_read", "_tree_write", "_tree_sweep",
          "_tree_check", "_btree")
-LOG = ("_directory", "_segment", "_segment_table", "_recovery", "_wal", "_pin", "_record_log")
+LOG = ("_directory", "_segment", "_segment_table", "_ahead", "_recovery", "_wal", "_pin",
+       "_record_log")
 RING = ("_ring",)
 
 LEVELS: tuple[tuple[tuple[str, ...], ...], ...] = (

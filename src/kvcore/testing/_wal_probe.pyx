@@ -11,9 +11,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
+from kvcore._ahead cimport ahead_step
 from kvcore._native cimport KV_CORRUPT, KV_NOMEM, KV_OK, KvSlice, kv_raise
 from kvcore._wal cimport (
-    CELL_HEAD, Log, WalBatch, cell_write, wal_append, wal_prepare_step, wal_ptr, wal_read,
+    CELL_HEAD, Log, WalBatch, cell_write, wal_append, wal_ptr, wal_read,
     wal_stage, wal_stage_more, wal_sync, wal_value,
 )
 
@@ -100,12 +101,12 @@ cdef class LogProbe:
         kv_raise(rc)
 
     def prepare_step(self, budget):
-        """wal_prepare_step: (more, status)."""
+        """ahead_step: (more, status)."""
         cdef int status = 0
         cdef uint64_t n = budget
         cdef bint more
         with nogil:
-            more = wal_prepare_step(&self.log.c, n, &status)
+            more = ahead_step(&self.log.c, n, &status)
         return more, status
 
     def read(self, pos, n):
