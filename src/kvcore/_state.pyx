@@ -28,7 +28,8 @@ from kvcore._btree cimport (BtView, bt_compact, bt_deinit, bt_delete, bt_find, b
 from kvcore._command cimport (CMD_ALARM, CMD_COMPACT, CMD_DELETE, CMD_LEASE_GRANT,
                               CMD_LEASE_REVOKE, CMD_PUT, CMD_RANGE, CMD_TXN, CMP_CREATE,
                               CMP_EQUAL, CMP_GREATER, CMP_LEASE, CMP_LESS, CMP_MOD,
-                              CMP_VALUE, CMP_VERSION, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE, FLAG_PREV, CompareCmd, Cursor, KvBuf, PutCmd,
+                              CMP_VALUE, CMP_VERSION, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE,
+                              FLAG_PREV, CompareCmd, Cursor, KvBuf, PutCmd,
                               RangeCmd, SpanCmd, buf_free, buf_room, decode_compare, decode_delete,
                               decode_put, decode_range, mp_array, mp_int, mp_skip, span_bounds)
 from kvcore._leases cimport (Lease, lt_attach, lt_deinit, lt_detach, lt_find, lt_grant, lt_init,
