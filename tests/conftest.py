@@ -19,6 +19,7 @@ from typing import Any
 import hypothesis
 import pytest
 import watch_checker
+from stores import Stores
 
 import kvcore
 
@@ -35,32 +36,6 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or (
     "soak" if "KVCORE_SOAK_SECONDS" in os.environ else "ci"))
-
-
-class Stores:
-    """Opens stores and remembers them."""
-
-    def __init__(self) -> None:
-        self.opened: list[kvcore.Store] = []
-
-    def __call__(self, path: str | os.PathLike[str] | None = None, **options: Any) -> kvcore.Store:
-        store = kvcore.open(path, **options)
-        self.opened.append(store)
-        return store
-
-    def finish(self) -> None:
-        """Checks and closes whatever is still open; all are closed even when one is unsound."""
-        broken = []
-        for store in self.opened:
-            if store.closed:
-                continue
-            try:
-                store._check()
-            except AssertionError as error:
-                broken.append(f"{store!r}: {error}")
-            store.close()
-        self.opened.clear()
-        assert not broken, broken
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Stores
+from stores import Stores
 
 import kvcore
 from kvcore import Compare, Delete, Get, Put, Range, Txn

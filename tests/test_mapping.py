@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import pytest
-from conftest import Stores
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from stores import Stores
 
 import kvcore
 from kvcore.mapping import PAGE, json_values, text_keys

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Stores
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import Stores
 
 import kvcore
 from kvcore import transfer
