@@ -251,7 +251,7 @@ class DurableStoreMachine(StoreMachine):
     @rule()
     def checkpoint(self) -> None:
         before = self.pair.db.status().checkpoint_number
-        assert self.pair.db.checkpoint() == before + 1
+        assert self.pair.db.checkpoint() in (before + 1, before + 2)     # one was under way
         assert self.pair.db.status().checkpoint_revision == self.pair.model.revision
 
     @rule(key=pairs.keys, size=st.integers(8000, 15000))

@@ -17,12 +17,14 @@ from libc.stdint cimport uint64_t
 from libc.stdio cimport snprintf
 
 from kvcore._native cimport (
-    KV_IO, KV_OK, kv_assert, kv_fork_generation, kv_load_int, kv_load_u64, kv_mutex_lock,
-    kv_mutex_unlock, kv_store_int, kv_store_u64,
+    KV_IO, KV_NO_SPACE, KV_OK, kv_assert, kv_fork_generation, kv_fork_watch, kv_load_int,
+    kv_load_u64, kv_mutex_lock, kv_mutex_unlock, kv_store_int, kv_store_u64,
 )
 from kvcore._segment cimport (seg_complete, seg_create, seg_create_memory, seg_free, seg_recycle,
                               seg_zero)
 from kvcore._wal cimport Wal, WalSegment, wal_current, wal_may_write
+
+kv_fork_watch()
 
 cdef enum:
     AHEAD_BYTES = 4 * 1024 * 1024    # blocks written ahead of the tail, in steps of
@@ -184,7 +186,7 @@ cdef bint ahead_step(Wal* w, uint64_t budget_bytes, int* status) noexcept nogil:
             break
         more = False if budget > 0 else True
     if rc != 0:
-        status[0] = KV_IO
+        status[0] = KV_NO_SPACE if rc == -ENOSPC else KV_IO
         return False
     return more
 

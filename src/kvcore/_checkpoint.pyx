@@ -19,7 +19,7 @@ May not know: the engine, Python objects.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset, strlen
+from libc.string cimport memcmp, memcpy, memset, strdup, strlen
 
 from kvcore._btree cimport (BTree, BtLoader, BtSnapshot, bt_dump, bt_load_begin, bt_load_end,
                             bt_load_push)
@@ -121,7 +121,7 @@ cdef int ck_begin(CkWriter* w, const KvIo* io, const char* directory, const char
     w.leases = leases
     w.tmp_path = _join(directory, name, b".tmp")
     w.final_path = _join(directory, name, b".ckp")
-    w.dir_path = _join(directory, b"", b"")
+    w.dir_path = strdup(directory)
     # Segments with something of what it holds; one only made ready may rightly be gone at an open.
     last = (info.replay_from - WAL_HEADER_BYTES - 1) // wal.segment_bytes
     w.first_seq = wal.first_seq

@@ -83,6 +83,8 @@ cdef struct Space:
     # guarded by step_lock
     uint64_t began_gone          # of a census under way
     uint64_t began_appended
+    uint64_t reserved            # bytes of the file that keeps room for a checkpoint; 0: none
+    uint64_t reserve_at_ns       # when it is tried for next
     bint may_retire
     bint may_move
     bint recount                 # segments were emptied: a census would find them

@@ -28,8 +28,8 @@ from kvcore._native cimport (KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, kv_
                              kv_cond_wait_ns, kv_load_int, kv_mutex_lock, kv_mutex_unlock,
                              kv_store_int, kv_thread_join, kv_thread_start)
 from kvcore._retention cimport retention_step
-from kvcore._space cimport (space_census_begins, space_counted, space_step, space_stop,
-                            space_wants_checkpoint)
+from kvcore._space cimport (space_census_begins, space_counted, space_give_reserve, space_step,
+                            space_stop, space_wants_checkpoint)
 from kvcore._wal cimport wal_sync
 from kvcore._watchers cimport hub_tick, hub_wake
 
@@ -167,6 +167,8 @@ cdef bint _checkpoint_step(Commit* c, uint64_t now_ns) noexcept nogil:
     if rc != KV_OK or not more:
         _checkpoint_end(c, rc)
         more = False
+    if full and space_give_reserve(c):
+        return True
     if full and c.ck_oldest < c.ck_number:
         _forget_checkpoint(c, c.ck_number - 1)           # the disk is full: its room for a new one
         c.ck_oldest = c.ck_number
@@ -313,7 +315,7 @@ cdef bint maint_step(Commit* c, uint64_t now_ns, uint64_t budget) noexcept nogil
     retention_step(c, now_ns)
     if _index_step(c, budget):
         more = True
-    if space_step(c):
+    if space_step(c, now_ns):
         more = True
     if not c.wal.in_memory:
         if ahead_step(c.wal, 1 << 20, &rc):
@@ -376,4 +378,5 @@ cdef void maint_stop(Commit* c) noexcept nogil:
     if c.ck_active:
         _checkpoint_end(c, KV_CLOSED)
     space_stop(c)
+    space_give_reserve(c)
     kv_mutex_unlock(&c.step_lock)

@@ -5,7 +5,8 @@
                                                         └ the segment is mapped until then
 
 One Pin object serves everybody until a segment is retired; then the next one is made.  So a result
-costs a reference, and one that is kept, unread, keeps the segments retired since it was made.
+costs a reference, and one that is kept, unread, keeps the segments retired since it was made.  The
+one that waits for the next reader keeps nothing.
 
 Thread safety: Pins: the GIL.  Ownership: a Pin owns its log, and one pin of its epoch.
 May not know: what is read.
@@ -14,7 +15,7 @@ May not know: what is read.
 cimport cython
 
 from kvcore._native cimport kv_fork_generation, kv_fork_watch
-from kvcore._segment_table cimport table_pin, table_unpin
+from kvcore._segment_table cimport table_drop_pin, table_keep_pin, table_pin, table_unpin
 from kvcore._wal cimport Log, WalEpoch
 
 from kvcore.errors import OutOfMemoryError
@@ -29,7 +30,7 @@ cdef class Pin:
 
     def __dealloc__(self):
         if self.epoch != NULL and self.log.fork_generation == kv_fork_generation():
-            table_unpin(&self.log.c, self.epoch)
+            table_drop_pin(&self.log.c, <void*>self, self.epoch)
 
 
 @cython.final
@@ -48,6 +49,7 @@ cdef class Pins:
         if pin.epoch == NULL:
             raise OutOfMemoryError()
         pin.number = pin.epoch.number
+        table_keep_pin(&self.log.c, <void*>pin, pin.epoch)
         self.newest = pin
         del old                              # its segments may go with it
         return pin

@@ -17,5 +17,9 @@ cdef WalSegment* table_take_drained(Wal* w) noexcept nogil
 # memory.
 cdef WalEpoch* table_pin(Wal* w) noexcept nogil
 cdef void table_unpin(Wal* w, WalEpoch* e) noexcept nogil
+# `pin`, a Pin object of epoch e, is kept for the next reader: alone it keeps no segment.
+cdef void table_keep_pin(Wal* w, void* pin, WalEpoch* e) noexcept nogil
+# It goes: unpins, and is kept no more.
+cdef void table_drop_pin(Wal* w, void* pin, WalEpoch* e) noexcept nogil
 # Frees every segment and every table.  REQUIRES: no reader any more.
 cdef void table_free(Wal* w) noexcept nogil

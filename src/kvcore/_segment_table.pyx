@@ -32,6 +32,19 @@ from kvcore._wal cimport Wal, WalEpoch, WalSegment
 
 kv_fork_watch()
 
+cdef extern from *:
+    """
+    static int kv_has_other_owners(void *o) {
+    #ifdef Py_GIL_DISABLED
+        (void)o;
+        return 1;                            /* counts are split among threads: cannot be told */
+    #else
+        return ((PyObject *)o)->ob_refcnt != 1;
+    #endif
+    }
+    """
+    bint kv_has_other_owners(void* o) noexcept nogil
+
 cdef enum:
     FIRST_TABLE = 64                 # segments in the first table
 
@@ -47,6 +60,29 @@ cdef WalEpoch* _newest(Wal* w) noexcept nogil:
     return w.epoch
 
 
+cdef void _drain(Wal* w, WalEpoch* e) noexcept nogil:
+    cdef WalSegment* s = e.retired
+    if s != NULL:
+        kv_store_u64(<uint64_t*>&w.segments[s.seq - w.first_seq], 0)
+        kv_store_u64(&w.holes, w.holes + 1)
+        s.next = w.drained
+        w.drained = s
+        e.retired = NULL
+
+
+cdef void _drain_idle(Wal* w) noexcept nogil:
+    """A pin that is only kept for the next reader keeps nothing.
+
+    Whoever knew a position in what its epoch retired took its reference before that, under the
+    lock of the look-up; one who takes it now looks up later, and is not led there."""
+    cdef WalEpoch* e = w.idle_epoch
+    if w.idle_pin == NULL or e.pins != 1 or kv_has_other_owners(w.idle_pin):
+        return
+    while e != NULL and e.pins == 1 and e != w.epoch:
+        _drain(w, e)
+        e = e.next
+
+
 cdef void _unpin(Wal* w, WalEpoch* e) noexcept nogil:
     """The last pin of the oldest epoch lets its segment go, and its pin of the next."""
     cdef WalEpoch* following
@@ -54,11 +90,7 @@ cdef void _unpin(Wal* w, WalEpoch* e) noexcept nogil:
     while e.pins == 0:
         following = e.next
         kv_assert(following != NULL, "the newest epoch is the log's")
-        if e.retired != NULL:
-            kv_store_u64(<uint64_t*>&w.segments[e.retired.seq - w.first_seq], 0)
-            kv_store_u64(&w.holes, w.holes + 1)
-            e.retired.next = w.drained
-            w.drained = e.retired
+        _drain(w, e)
         free(e)
         e = following
         e.pins -= 1
@@ -78,6 +110,21 @@ cdef WalEpoch* table_pin(Wal* w) noexcept nogil:
 
 cdef void table_unpin(Wal* w, WalEpoch* e) noexcept nogil:
     kv_mutex_lock(&w.epoch_lock)
+    _unpin(w, e)
+    kv_mutex_unlock(&w.epoch_lock)
+
+
+cdef void table_keep_pin(Wal* w, void* pin, WalEpoch* e) noexcept nogil:
+    kv_mutex_lock(&w.epoch_lock)
+    w.idle_pin = pin
+    w.idle_epoch = e
+    kv_mutex_unlock(&w.epoch_lock)
+
+
+cdef void table_drop_pin(Wal* w, void* pin, WalEpoch* e) noexcept nogil:
+    kv_mutex_lock(&w.epoch_lock)
+    if w.idle_pin == pin:
+        w.idle_pin = NULL
     _unpin(w, e)
     kv_mutex_unlock(&w.epoch_lock)
 
@@ -111,6 +158,7 @@ cdef int table_retire(Wal* w, uint64_t seq) noexcept nogil:
 cdef WalSegment* table_take_drained(Wal* w) noexcept nogil:
     cdef WalSegment* s
     kv_mutex_lock(&w.epoch_lock)
+    _drain_idle(w)
     s = w.drained
     if s != NULL:
         w.drained = s.next

@@ -19,9 +19,11 @@ cdef void space_counted(Commit* c, const CkSegment* table, uint64_t n, uint64_t 
 # What the counters say now, for the census that begins.  REQUIRES: lock, step_lock
 cdef void space_census_begins(Commit* c) noexcept nogil
 # One bounded piece; True when there is more.  REQUIRES: step_lock
-cdef bint space_step(Commit* c) noexcept nogil
+cdef bint space_step(Commit* c, uint64_t now_ns) noexcept nogil
 # Whether a checkpoint would give space back.  REQUIRES: step_lock
 cdef bint space_wants_checkpoint(Commit* c) noexcept nogil
+# Gives up the room kept for a checkpoint; False when there is none.  REQUIRES: step_lock
+cdef bint space_give_reserve(Commit* c) noexcept nogil
 # Ends a walk under way.  REQUIRES: step_lock
 cdef void space_stop(Commit* c) noexcept nogil
 # Bytes of segments in use: the table's, the next one's and those kept.  REQUIRES: lock

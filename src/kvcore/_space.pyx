@@ -24,6 +24,7 @@ May not know: Python, who asks for space.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
@@ -34,7 +35,7 @@ from kvcore._command cimport KvBuf, buf_free, buf_room
 from kvcore._commit cimport (CACHED_SNAPSHOTS, RESERVED_SEGMENTS, SPACE_COUNTING, SPACE_IDLE,
                              SPACE_MOVING, SYNC_ALWAYS, Commit, Request, Space, commit_claim,
                              commit_unclaim, commit_weigh)
-from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, KvRow, KvSlice,
+from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_NOMEM, KV_O_CREATE, KV_O_WRITE, KV_OK, KV_POISONED, KvRow, KvSlice,
                              kv_load_int, kv_mutex_lock, kv_mutex_unlock,
                              kv_store_int)
 from kvcore._ring cimport ring_at, ring_drop
@@ -45,12 +46,17 @@ from kvcore._wal cimport (CELL_HEAD, WAL_HEADER_BYTES, WAL_MOVES, Wal, WalSegmen
 
 cdef enum:
     ROWS_PER_STEP = 2048
-    MOVE_BYTES = 256 * 1024      # of one batch of moves
+    MOVE_BYTES = 256 * 1024      # of one batch of moves, or a quarter of a segment
     MOVE_HEAD = 24               # old position, mod, sub, bytes of the cell; the cell follows
     DEEP = 4096                  # versions above one in its chain; a move would walk them
-    MOST_LIVE = 3                # a segment is emptied when at most one part in three is live
-    MOST_LIVE_PRESSED = 1        # at the quota: when it is worth anything at all
+    TWELFTHS = 12
+    MOST_LIVE = 4                # a segment is emptied when at most so many twelfths of it live
+    MOST_LIVE_PRESSED = 10       # near the quota
     RETIRE_AT_ONCE = 16
+    RESERVE_PART = 8             # of a segment, for a checkpoint on a full disk
+    RESERVE_PER_VERSION = 96
+    RESERVE_RETRY_NS = 1000000000
+    PATH_BYTES = 4096
 
 
 # ---- moves ---------------------------------------------------------------------------------------
@@ -159,6 +165,7 @@ cdef int _move_rows(Commit* c) noexcept nogil:
     cdef WalSegment* home
     cdef KvSlice key
     cdef uint64_t i = 0, end = 0
+    cdef uint64_t most = min(<uint64_t>MOVE_BYTES, c.wal.segment_bytes // 4)
     cdef int rc = KV_OK
     while rc == KV_OK and i < s.rows.n:
         key = rows_key(&s.rows, i)
@@ -169,7 +176,7 @@ cdef int _move_rows(Commit* c) noexcept nogil:
             home = _segment_at(c.wal, s.rows.rows[i].v.pos)
             if home != NULL and home.emptied:
                 rc = _add_move(c, key, &s.rows.rows[i])
-                if rc == KV_OK and s.batch.len >= MOVE_BYTES:
+                if rc == KV_OK and s.batch.len >= most:
                     rc = _write_moves(c)
         i += 1
     return rc
@@ -300,12 +307,11 @@ cdef uint64_t space_used(const Commit* c) noexcept nogil:
     return (w.segment_count - w.holes + w.pool_count + (w.spare != NULL)) * w.segment_bytes
 
 
-cdef bint _choose(Commit* c) noexcept nogil:
-    """Marks the segments worth emptying; whether that gives back at least one.  REQUIRES: lock"""
+cdef uint64_t _mark(Commit* c, uint64_t most) noexcept nogil:
+    """Marks the segments that are at most `most` twelfths live; the bytes that emptying them gains."""
     cdef Wal* w = c.wal
     cdef WalSegment* s
-    cdef uint64_t i, used, gain = 0
-    cdef uint64_t most = MOST_LIVE_PRESSED if c.space.pressed else MOST_LIVE
+    cdef uint64_t i, used, gain = 0, moves = 0
     for i in range(w.segment_count - 1 if w.segment_count else 0):
         s = w.segments[i]
         if s == NULL or s.retired:
@@ -313,11 +319,27 @@ cdef bint _choose(Commit* c) noexcept nogil:
         used = s.end - WAL_HEADER_BYTES
         # One that was tried and has lost nothing since holds what cannot be moved.
         s.emptied = (s.counted == c.space.number and 0 < s.live_bytes
-                     and s.live_bytes * most <= used
+                     and s.live_bytes * TWELFTHS <= used * most
                      and (s.tried_live == 0 or s.live_bytes < s.tried_live))
+        # Near the quota a walk takes one segment at most: what it empties goes two checkpoints later.
+        if s.emptied and c.space.pressed and moves + s.live_bytes > w.segment_bytes:
+            s.emptied = False
         if s.emptied:
             gain += w.segment_bytes - s.live_bytes
-    return gain >= w.segment_bytes
+            moves += s.live_bytes
+    return gain
+
+
+cdef bint _choose(Commit* c) noexcept nogil:
+    """Marks the segments worth emptying, if that gives back at least one; under pressure fuller
+    ones too, but no more than it takes.  REQUIRES: lock"""
+    cdef uint64_t most = MOST_LIVE
+    while most <= (MOST_LIVE_PRESSED if c.space.pressed else MOST_LIVE):
+        if _mark(c, most) >= c.wal.segment_bytes:
+            return True
+        most += 2
+    _mark(c, 0)                              # not worth a walk: they wait for company
+    return False
 
 
 cdef void space_counted(Commit* c, const CkSegment* table, uint64_t n, uint64_t number,
@@ -456,19 +478,63 @@ cdef bint _census_due(Commit* c) noexcept nogil:
     return due
 
 
+cdef bint _reserve_path(const Commit* c, char* path) noexcept nogil:
+    """A name that the next open removes, if a crash leaves it."""
+    return snprintf(path, PATH_BYTES, b"%s/reserve.tmp", c.directory) < PATH_BYTES
+
+
+cdef void _keep_reserve(Commit* c, uint64_t now_ns) noexcept nogil:
+    """Blocks set aside, so that a full disk has room for the checkpoint that empties it.
+
+    Where two checkpoints are kept, the older one is that room, and a little is enough."""
+    cdef Space* s = &c.space
+    cdef char path[PATH_BYTES]
+    cdef uint64_t wanted = c.wal.segment_bytes // RESERVE_PART
+    cdef int handle
+    if (c.wal.in_memory or now_ns < s.reserve_at_ns or s.pressed
+            or c.wal.segment_count < 2 or not _reserve_path(c, path)):
+        return
+    s.reserve_at_ns = now_ns + RESERVE_RETRY_NS
+    if c.ck_oldest == 0 or c.ck_oldest == c.ck_number:
+        kv_mutex_lock(&c.lock)
+        wanted += (c.state.tree.keys + c.state.tree.chain_records) * RESERVE_PER_VERSION
+        kv_mutex_unlock(&c.lock)
+    if wanted <= s.reserved <= 2 * wanted:
+        return
+    handle = c.wal.io.open(c.wal.io.ctx, path, KV_O_WRITE | KV_O_CREATE)
+    if handle < 0:
+        return
+    if s.reserved > wanted:
+        c.wal.io.truncate(c.wal.io.ctx, handle, 0)
+    if c.wal.io.allocate(c.wal.io.ctx, handle, wanted) == 0:
+        s.reserved = wanted                  # else what there was stays
+    c.wal.io.close(c.wal.io.ctx, handle)
+    if s.reserved == 0:
+        c.wal.io.unlink(c.wal.io.ctx, path)
+
+
+cdef bint space_give_reserve(Commit* c) noexcept nogil:
+    cdef char path[PATH_BYTES]
+    if c.space.reserved == 0 or not _reserve_path(c, path):
+        return False
+    c.space.reserved = 0
+    return c.wal.io.unlink(c.wal.io.ctx, path) == 0
+
+
 cdef void _press(Commit* c) noexcept nogil:
     """Near the quota, or on a full disk, segments are emptied that gain little."""
     cdef uint64_t used
     kv_mutex_lock(&c.lock)
     commit_weigh(c)
-    used = (c.wal.segment_count - c.wal.holes + 2 * RESERVED_SEGMENTS) * c.wal.segment_bytes
-    c.space.pressed = c.quota != 0 and used + c.ck_bytes > c.quota or c.wal.no_space != 0
+    used = (c.wal.segment_count - c.wal.holes + RESERVED_SEGMENTS) * c.wal.segment_bytes
+    c.space.pressed = (c.quota != 0 and used + c.ck_bytes > c.quota - c.quota // 4
+                       or c.wal.no_space != 0)
     kv_mutex_unlock(&c.lock)
 
 
 # ---- the step ------------------------------------------------------------------------------------
 
-cdef bint space_step(Commit* c) noexcept nogil:
+cdef bint space_step(Commit* c, uint64_t now_ns) noexcept nogil:
     cdef Space* s = &c.space
     cdef WalSegment* gone = table_take_drained(c.wal)
     cdef bint more = gone != NULL
@@ -477,6 +543,7 @@ cdef bint space_step(Commit* c) noexcept nogil:
     if s.may_retire and _retire(c):
         more = True
     _press(c)
+    _keep_reserve(c, now_ns)
     if s.walking != SPACE_IDLE:
         return _walk_step(c) or more
     if c.ck_active:

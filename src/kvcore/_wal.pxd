@@ -79,6 +79,8 @@ cdef struct Wal:
     KvMutex epoch_lock           # guards the following; a leaf
     WalEpoch* epoch              # the newest
     uint64_t epoch_number        # how many ended (atomic)
+    void* idle_pin               # the Pin object kept for the next reader; NULL: none (_pin)
+    WalEpoch* idle_epoch         # its epoch
     WalSegment* drained          # retired, and nobody may look at them any more
     uint64_t retired_bytes       # of what is retired and not yet taken from there
     # guarded by the committer role

@@ -443,7 +443,8 @@ cdef class Watch:
     cdef void _give_back(self, int64_t mod) noexcept:
         """What could not be handed out is delivered again, from history."""
         kv_mutex_lock_gil(&self.c.lock)
-        if self.w.group != NULL and not self.c.closed:
+        # Another reader may have given back what is before it: then this comes again anyway.
+        if self.w.group != NULL and not self.c.closed and mod < self.w.next_rev:
             self.w.next_rev = mod
             self.w.join_rev = self.c.state.revision
             self.w.cursor = self.w.group.head

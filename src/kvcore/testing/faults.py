@@ -124,7 +124,7 @@ class _Disk:
         elif op.error == 0 and op.kind in ("rename", "unlink"):
             to = self._name(op.to) if op.to else ""
             self._rename(_NameChange(op.kind, self._name(op.path), to))
-        elif op.error == 0 and op.kind == "sync_dir" and op.path == self.root:
+        elif op.error == 0 and op.kind == "sync_dir" and op.path.rstrip("/") == self.root:
             self.durable = dict(self.live)
             self.name_changes.clear()
 
