@@ -108,7 +108,7 @@ def test_what_status_says_of_space(timed: Timed) -> None:
     status = db.status()
     versions = db._versions()
     newest = {key: mod for key, mod, *_ in versions}
-    sizes = {(key, mod): 13 + len(key) + 1000 for key, mod, _, _, version, *_ in versions if version}
+    sizes = {(key, mod): 13 + len(key) + 1000 for key, mod, _, _, v, *_ in versions if v}
     live = sum(n for (key, mod), n in sizes.items() if newest[key] == mod)
     if db.log_path:
         assert (status.live_bytes, status.history_bytes) == (live, sum(sizes.values()) - live)

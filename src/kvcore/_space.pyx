@@ -35,9 +35,9 @@ from kvcore._command cimport KvBuf, buf_free, buf_room
 from kvcore._commit cimport (CACHED_SNAPSHOTS, RESERVED_SEGMENTS, SPACE_COUNTING, SPACE_IDLE,
                              SPACE_MOVING, SYNC_ALWAYS, Commit, Request, Space, commit_claim,
                              commit_unclaim, commit_weigh)
-from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_NOMEM, KV_O_CREATE, KV_O_WRITE, KV_OK, KV_POISONED, KvRow, KvSlice,
-                             kv_load_int, kv_mutex_lock, kv_mutex_unlock,
-                             kv_store_int)
+from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_NOMEM, KV_O_CREATE, KV_O_WRITE, KV_OK,
+                             KV_POISONED, KvRow, KvSlice, kv_load_int, kv_mutex_lock,
+                             kv_mutex_unlock, kv_store_int)
 from kvcore._ring cimport ring_at, ring_drop
 from kvcore._rows cimport rows_clear, rows_free, rows_key
 from kvcore._segment_table cimport table_retire, table_take_drained
@@ -308,7 +308,7 @@ cdef uint64_t space_used(const Commit* c) noexcept nogil:
 
 
 cdef uint64_t _mark(Commit* c, uint64_t most) noexcept nogil:
-    """Marks the segments that are at most `most` twelfths live; the bytes that emptying them gains."""
+    """Marks the segments that are at most `most` twelfths live; the bytes emptying them gains."""
     cdef Wal* w = c.wal
     cdef WalSegment* s
     cdef uint64_t i, used, gain = 0, moves = 0
@@ -321,7 +321,7 @@ cdef uint64_t _mark(Commit* c, uint64_t most) noexcept nogil:
         s.emptied = (s.counted == c.space.number and 0 < s.live_bytes
                      and s.live_bytes * TWELFTHS <= used * most
                      and (s.tried_live == 0 or s.live_bytes < s.tried_live))
-        # Near the quota a walk takes one segment at most: what it empties goes two checkpoints later.
+        # Near the quota a walk moves one segment's worth: what it empties goes after checkpoints.
         if s.emptied and c.space.pressed and moves + s.live_bytes > w.segment_bytes:
             s.emptied = False
         if s.emptied:
