@@ -2,7 +2,7 @@
 """Does space stay flat, what is written for it, and how long does a writer wait because of it?
 
     leases renewed 12,000 times a second, five minutes of history, a clock run by the benchmark:
-        an hour of that time; segments in use and resident memory at the end beside the first quarter
+        an hour of that time: segments in use and resident memory, at its end and in its first part
     append-only: a million values of 1 KiB
     pauses: one writer, on a RAM disk and in memory, so that no wait is the disk's own
 
