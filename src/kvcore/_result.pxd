@@ -60,6 +60,7 @@ cdef class RangeResult:
     cdef readonly int64_t count
     cdef readonly bint more
     cdef readonly int64_t revision
+    cdef void _fetch_ahead(self, uint64_t i) noexcept
     cdef KeyValue at(self, uint64_t i)
 
 
