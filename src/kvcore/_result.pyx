@@ -252,7 +252,7 @@ cdef class RangeResult:
         raise TypeError("RangeResult objects come from a store")
 
     cdef void _fetch_ahead(self, uint64_t i) noexcept:
-        """A value's first lines, a few rows before they are read; the processor fetches the rest."""
+        """A value's first lines, a few rows ahead; the processor fetches the rest."""
         cdef KvRow* r
         cdef const uint8_t* p
         if i + AHEAD_ROWS >= self.n:
