@@ -163,6 +163,32 @@ def test_reopened_after_moves(opened: Opener, ram_dir: Path) -> None:
         timed.same()
 
 
+def test_the_older_checkpoint_is_enough_at_any_time(opened: Opener, ram_dir: Path) -> None:
+    """Whatever was retired: a newest checkpoint that is damaged is no loss."""
+    timed = Timed(opened, path=ram_dir / "db")
+    timed.put([(key, b"k" * 150) for key in KEPT])
+    seen: set[tuple[int, int]] = set()
+    for n in range(24):
+        timed.put([(key, b"%03d" % n * 300) for key in CHURN])
+        timed.db.compact(timed.db.revision)
+        for _ in range(60):
+            timed.clock.advance(1)
+            timed.db.step()
+            status = timed.db.status()
+            if (status.checkpoint_number, status.retired_segments) in seen:
+                continue
+            seen.add((status.checkpoint_number, status.retired_segments))
+            checkpoints = sorted((ram_dir / "db").glob("checkpoint-*.ckp"))
+            if len(checkpoints) == 2:
+                shutil.rmtree(ram_dir / "image", ignore_errors=True)
+                shutil.copytree(ram_dir / "db", ram_dir / "image")
+                (ram_dir / "image" / checkpoints[1].name).write_bytes(b"")
+                with kvcore.open(ram_dir / "image", **SMALL) as db:
+                    assert db.hash() == timed.db.hash()
+                    assert len(db.check()) == 1 == len(db.damaged_checkpoints)
+    assert timed.db.status().retired_segments > 5 and len(seen) > 14
+
+
 def test_files_are_written_again(opened: Opener, ram_dir: Path) -> None:
     """A retired file becomes a later segment, unless it has another name."""
     timed = Timed(opened, path=ram_dir / "db")
