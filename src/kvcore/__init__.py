@@ -8,6 +8,7 @@
     mapping   StoreMapping, SnapshotMapping: keys below a prefix as a dictionary
     _watch_cache  WatchCache: the recent events of one resource, for watchers that resume
     _btree    BTreeIndex, the MVCC index alone;  _record_log: Wal, the log alone
+    backup    restore(): a backup that Store.backup made becomes a store again
     transfer  export_lines, import_lines: contents as lines of JSON (import kvcore.transfer)
     errors    every exception, below Error
 
@@ -32,8 +33,10 @@ from kvcore._operation import (
 from kvcore._record_log import WriteAheadLog as Wal
 from kvcore._result import DeleteResult, GrantResult, KeyValue, PutResult, RangeResult, TxnResult
 from kvcore._snapshot import Snapshot
+from kvcore._version import __version__
 from kvcore._watch import Watch
 from kvcore._watch_cache import CachedEvent, WatchCache, WatchCacheStats
+from kvcore.backup import BackupResult, RestoreResult, restore
 from kvcore.errors import (
     ClosedError,
     CompactedError,
@@ -69,10 +72,8 @@ from kvcore.mapping import SnapshotMapping, StoreMapping
 from kvcore.store import Store, open
 from kvcore.types import HashResult, Status
 
-__version__ = "0.1.0"
-
 __all__ = [
-    "BTreeIndex", "CachedEvent", "ClosedError", "Compact", "CompactedError", "Compare",
+    "BTreeIndex", "BackupResult", "CachedEvent", "ClosedError", "Compact", "CompactedError", "Compare",
     "CorruptError", "Delete", "DeleteResult", "DuplicateKeyError", "EmptyKeyError",
     "EmptyRangeError", "Error", "Event", "EventBatch", "ForkedError", "Future",
     "FutureRevisionError", "Get", "GrantResult", "HashResult", "InvalidArgument",
@@ -80,7 +81,7 @@ __all__ = [
     "LeaseExistsError", "LeaseGrant", "LeaseNotFoundError", "LeaseProvidedError", "LeaseRevoke",
     "LeaseTTLTooLargeError", "LockedError", "NewerFormatError", "NoSpaceError", "OutOfMemoryError",
     "OutcomeUnknownError", "PoisonedError", "Put", "PutResult", "Range", "RangeResult",
-    "RequestTooLargeError", "Snapshot", "SnapshotMapping", "Status", "StorageError", "Store",
+    "RequestTooLargeError", "RestoreResult", "Snapshot", "SnapshotMapping", "Status", "StorageError", "Store",
     "StoreMapping", "TooManyOpsError", "TransferError", "Txn", "TxnResult", "ValueProvidedError",
-    "Wal", "Watch", "WatchCache", "WatchCacheStats", "WatchResponse", "open", "prefix_end",
+    "Wal", "Watch", "WatchCache", "WatchCacheStats", "WatchResponse", "open", "prefix_end", "restore",
 ]

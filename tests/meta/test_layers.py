@@ -22,10 +22,10 @@ RING = ("_ring",)
 
 LEVELS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("errors",),),
-    (("_native",), ("types",)),
+    (("_native",), ("types",), ("_version",)),
     (("_rows",), ("_wakeups",), ("_leases",)),
     (INDEX, LOG, RING),
-    (("_command",), ("_watchers", "_watchers_check")),
+    (("_command",), ("_watchers", "_watchers_check"), ("_files",)),
     (("_operation",),),
     (("_result",),),
     (("_event",), ("_range",)),
@@ -33,8 +33,8 @@ LEVELS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("_commit", "_space", "_retention", "_maintenance"), ("_watch_cache",)),
     (("_future",), ("_watch", "_watch_await"), ("_lease",), ("_startup",),
      ("mapping",)),
-    (("_engine", "_inspect", "_snapshot"),),
-    (("lease",),),
+    (("_engine", "_inspect", "_snapshot", "_image", "_salvage"),),
+    (("lease",), ("backup", "repair")),
     (("store",),),
     (("kvcore",),),                     # the package itself: what `import kvcore` gives
     (("manifests",), ("transfer",)),

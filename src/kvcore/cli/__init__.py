@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 import kvcore
-from kvcore.cli import check, compact, demo, dump, status, transfer
+from kvcore.cli import backup, check, compact, demo, dump, status, transfer
 from kvcore.cli.output import (
     CANNOT_OPEN,
     INTERRUPTED,
@@ -34,7 +34,7 @@ from kvcore.cli.output import (
 
 __all__ = ["main", "parser"]
 
-COMMANDS = (demo, check, compact, dump, transfer, status)
+COMMANDS = (demo, check, compact, dump, transfer, backup, status)
 
 
 class Terminated(BaseException):

@@ -18,7 +18,14 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 import kvcore
@@ -36,6 +43,9 @@ class _Silent:
     def advance(self, count: int) -> None:
         """Nothing is shown."""
 
+    def reach(self, done: int, total: int) -> None:
+        """Nothing is shown."""
+
 
 class _Bar:
     def __init__(self, progress: Progress, task: Any) -> None:
@@ -44,6 +54,10 @@ class _Bar:
     def advance(self, count: int) -> None:
         """Moves the bar."""
         self._progress.advance(self._task, count)
+
+    def reach(self, done: int, total: int) -> None:
+        """Moves the bar to a place."""
+        self._progress.update(self._task, completed=done, total=total)
 
 
 class Output:
@@ -71,6 +85,17 @@ class Output:
         yield _Silent()
         took = time.monotonic() - start
         print(f"{title}: {total:,} in {took:.2f} s", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def growing(self, title: str) -> Iterator[Any]:
+        """A bar whose length the work tells: reach(done, total); elsewhere nothing."""
+        if not self._errors.is_terminal:
+            yield _Silent()
+            return
+        columns = (TextColumn("{task.description:<36}"), BarColumn(), DownloadColumn(),
+                   TimeElapsedColumn())
+        with Progress(*columns, console=self._errors) as progress:
+            yield _Bar(progress, progress.add_task(title, total=None))
 
     def document(self, value: object) -> None:
         """Writes one JSON document, indented."""
