@@ -33,7 +33,7 @@ from kvcore._operation import (
 from kvcore._record_log import WriteAheadLog as Wal
 from kvcore._result import DeleteResult, GrantResult, KeyValue, PutResult, RangeResult, TxnResult
 from kvcore._snapshot import Snapshot
-from kvcore._version import __version__
+from kvcore._version import __version__ as __version__
 from kvcore._watch import Watch
 from kvcore._watch_cache import CachedEvent, WatchCache, WatchCacheStats
 from kvcore.backup import BackupResult, RestoreResult, restore

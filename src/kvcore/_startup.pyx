@@ -24,7 +24,7 @@ from kvcore._native cimport (KV_CORRUPT, KV_LEASE_NOT_FOUND, KV_NEWER_FORMAT, KV
                              kv_plain_mem, kv_raise)
 from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
 from kvcore._space cimport moves_apply
-from kvcore._state cimport state_apply
+from kvcore._state cimport KvState, state_apply
 from kvcore._wal cimport WAL_CEILING, WAL_COMMANDS, WAL_MOVES, WAL_SEAL, Log, WalBatch
 
 from kvcore.errors import NewerFormatError
@@ -63,9 +63,9 @@ cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
     return KV_OK
 
 
-cdef int _attach_leased(Commit* c) noexcept nogil:
+cdef int _attach_leased(KvState* s) noexcept nogil:
     """Every live key of the index that names a lease hangs on it again."""
-    cdef BtView view = bt_view(&c.state.tree)
+    cdef BtView view = bt_view(&s.tree)
     cdef KvRows rows[2]                      # a piece, and the one before it with the key to go on
     cdef KvRows* piece = &rows[0]
     cdef KvSlice after
@@ -82,7 +82,7 @@ cdef int _attach_leased(Commit* c) noexcept nogil:
         i = 0
         while rc == KV_OK and i < piece.n:
             after = rows_key(piece, i)
-            rc = lt_attach(&c.state.leases, piece.rows[i].v.lease, after)
+            rc = lt_attach(&s.leases, piece.rows[i].v.lease, after)
             i += 1
         piece = &rows[1] if piece == &rows[0] else &rows[0]
     rows_free(&rows[0])
@@ -90,14 +90,14 @@ cdef int _attach_leased(Commit* c) noexcept nogil:
     return KV_CORRUPT if rc == KV_LEASE_NOT_FOUND else rc
 
 
-cdef int _restore_leases(Commit* c, const int64_t* leases, uint64_t n) noexcept nogil:
+cdef int restore_leases(KvState* s, const int64_t* leases, uint64_t n) noexcept nogil:
     cdef uint64_t i
     cdef int rc = KV_OK
     for i in range(n):
-        rc = lt_grant(&c.state.leases, leases[2 * i], leases[2 * i + 1], 0)
+        rc = lt_grant(&s.leases, leases[2 * i], leases[2 * i + 1], 0)
         if rc != KV_OK:
             return KV_CORRUPT
-    return _attach_leased(c)
+    return _attach_leased(s)
 
 
 cdef int _load(Commit* c, Log log, bytes path, uint64_t number, CkInfo* info, dict expected,
@@ -110,7 +110,7 @@ cdef int _load(Commit* c, Log log, bytes path, uint64_t number, CkInfo* info, di
     memset(info, 0, sizeof(CkInfo))
     rc = ck_load(log.c.io, path, info, &table, &leases, &c.state.tree, reason, at)
     if rc == KV_OK:
-        rc = _restore_leases(c, leases, info.leases)
+        rc = restore_leases(&c.state, leases, info.leases)
         if rc == KV_CORRUPT:
             reason[0] = b"checkpoint's leases and keys do not agree"
     if rc == KV_OK:

@@ -338,6 +338,10 @@ class Proof:
             raise
         self.revision, self.keys = int(stats["revision"]), int(stats["keys"])
 
+    def bad(self) -> bool:
+        """Whether anything in it is unsound; reads everything."""
+        return self._engine._check_index() is not None or bool(self._engine._damaged_values())
+
     def __enter__(self) -> Proof:
         return self
 

@@ -121,12 +121,18 @@ def add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON, for a program")
 
 
+def is_store(path: str, *, damaged: bool = False) -> None:
+    """OSError unless it is a directory of kvcore's; damaged: FORMAT may be gone."""
+    if not os.path.isdir(path):
+        raise OSError(2, "no such directory", path)
+    if not os.path.exists(os.path.join(path, "FORMAT")) and not (
+            damaged and any(name.endswith((".seg", ".ckp")) for name in os.listdir(path))):
+        raise OSError(2, "not a kvcore directory (it has no FORMAT file)", path)
+
+
 @contextmanager
 def opened(path: str) -> Iterator[kvcore.Store]:
     """An existing store, without background work; a directory that is none is not made one."""
-    if not os.path.isdir(path):
-        raise OSError(2, "no such directory", path)
-    if not os.path.exists(os.path.join(path, "FORMAT")):
-        raise OSError(2, "not a kvcore directory (it has no FORMAT file)", path)
+    is_store(path)
     with kvcore.open(path, maintenance=False) as db:
         yield db
