@@ -80,7 +80,7 @@ def _repair(args: argparse.Namespace, output: Output) -> int:
     is_store(args.directory, damaged=True)
     into = args.into or os.path.abspath(args.directory) + ".repaired"
     must_be_new(into)
-    with output.phase("repair", 0) as step:
+    with output.growing("repair") as step:
         saved = repair(args.directory, into, progress=step.advance)
     if output.json:
         output.document({"ok": not lost_anything(saved), **as_json(saved)})
