@@ -126,6 +126,40 @@ def test_backups_while_four_write(ram_dir: Path, counts: Counter[str], nothing_h
         counts["backups restored"] += 1
 
 
+@pytest.mark.parametrize("link", [True, False])
+def test_segments_retired_while_they_are_copied(ram_dir: Path, link: bool) -> None:
+    """What the checkpoint names is given back, and written again, only when the backup is made."""
+    with kvcore.open(ram_dir / "db", maintenance=False, replay_target=0.0, **SMALL) as db:
+        wanted = {b"%03d" % n: b"old %d" % n * 120 for n in range(700)}
+        db.put_many(wanted.items())          # no verb that pins: only the backup may
+        left = [1]
+
+        def meanwhile(done: int, total: int) -> None:
+            if left.pop() if left else 0:
+                overwrite(db, 3)
+
+        result = db.backup(ram_dir / "backup", link=link, progress=meanwhile)
+        assert result.revision == 701 and not left
+        before = contents(ram_dir / "backup")
+        overwrite(db, 3)
+        assert db.status().retired_segments >= 5
+        assert contents(ram_dir / "backup") == before
+    kvcore.restore(ram_dir / "backup", ram_dir / "restored")
+    with kvcore.open(ram_dir / "restored") as db:
+        assert {kv.key: kv.value for kv in db.range()} == wanted and db.check() == []
+
+
+def overwrite(db: kvcore.Store, rounds: int) -> None:
+    """All that was there before is forgotten, and its segments given back."""
+    for _ in range(rounds):
+        db.put_many((b"%03d" % n, os.urandom(700)) for n in range(700))
+        db.compact(db.revision, physical=True)
+        for _ in range(3):
+            db.checkpoint()
+            while db.step():
+                pass
+
+
 def test_a_backup_in_memory(ram_dir: Path) -> None:
     """A store without files makes a directory too; moves during it harm nothing."""
     with kvcore.open(history=200, **SMALL) as db:
@@ -169,6 +203,7 @@ def test_a_segment_that_is_exactly_full(ram_dir: Path) -> None:
         result = db.backup(ram_dir / "backup")
         sizes = {name: len(data) for name, data in contents(ram_dir / "backup").items()}
         assert sizes["wal-0000000000000001.seg"] == 65536
+        assert result.linked_bytes == 0      # the source still appends to it
     kvcore.restore(ram_dir / "backup", ram_dir / "restored")
     with kvcore.open(ram_dir / "restored") as db:
         assert (db.revision, db.status().keys, db.check()) == (result.revision, 4, [])
@@ -269,6 +304,7 @@ def test_closed_meanwhile(ram_dir: Path, nothing_hangs: None, memory: bool) -> N
         try:
             db.backup(target, progress=progress, link=False)
             outcomes["whole"] += 1
+            assert not db.closed or memory and left[0] <= 0
             assert kvcore.restore(target, ram_dir / f"restored{steps}").keys == 1500
         except kvcore.ClosedError:
             outcomes["closed"] += 1
