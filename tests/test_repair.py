@@ -26,7 +26,7 @@ from kvcore.repair import LostRevisions, RepairResult, repair
 
 OPTIONS: dict[str, Any] = {"segment_bytes": 65536, "max_request_bytes": 16384,
                            "maintenance": False, "replay_target": 0.0}
-KINDS = ["plain", "checkpoints", "moves", "txns", "killed"]
+KINDS = ["plain", "checkpoints", "moves", "txns", "mixed", "killed"]
 SECTOR = 512
 
 
@@ -61,14 +61,14 @@ def build(directory: Path, kind: str, seed: int) -> Run:
         if kind == "moves" and number % 15 == 0:
             run.note(b"still/%d" % number, db.put(b"still/%d" % number, b"s" * 200).revision,
                      b"s" * 200)
-        if kind == "checkpoints" and number % 130 == 100:
+        if kind in ("checkpoints", "mixed") and number % 130 == 100:
             db.checkpoint()
         if kind == "moves" and number % 150 == 149:
             db.compact(max(db.revision - 40, 2), physical=True)
             db.checkpoint()
             while db.step():
                 pass
-    if kind == "txns":
+    if kind in ("txns", "mixed"):
         db.compact(db.revision - 300)
     run.revision, run.hash = db.revision, db.hash().hash
     for key, mod, _, create, version, lease, position in db._versions():
@@ -90,8 +90,9 @@ def write(db: kvcore.Store, run: Run, rng: random.Random, kind: str) -> None:
     """One request."""
     key = b"/k/%02d" % rng.randrange(40)
     value = rng.randbytes(rng.choice([0, 20, 300, 700]))
-    what = rng.choice(["put"] * 6 + ["many", "delete"] + ["update"] * 8 * (kind == "txns")
-                      + ["both", "ignore", "leased"] * (kind == "txns"))
+    what = rng.choice(["put"] * 6 + ["many", "delete"]
+                      + (["update"] * 8 + ["both", "ignore", "leased"]) * (kind in ("txns",
+                                                                                    "mixed")))
     if what == "many":
         items = [(b"/k/%02d" % n, rng.randbytes(50)) for n in rng.sample(range(40), 5)]
         for (name, data), at in zip(items, db.put_many(items), strict=True):
@@ -279,3 +280,53 @@ def test_no_damage(ram_dir: Path, kind: str) -> None:
         assert (db.revision, db.hash().hash) == (run.revision, run.hash)
         assert db.recovery.clean and [lease.id for lease in db.leases()] == [5]
         assert db.put(b"after").revision == run.revision + 1
+
+
+@pytest.mark.parametrize("kind", ["checkpoints", "mixed", "moves"])
+@pytest.mark.parametrize("seed", range(2))
+def test_every_checkpoint_damaged(ram_dir: Path, kind: str, seed: int) -> None:
+    """The log alone is enough while it is all there; else what is whole of a checkpoint is used."""
+    run = build(ram_dir / "sound", kind, seed)
+    rng = random.Random(seed)
+    saved = 0
+    for _ in range(25):
+        shutil.rmtree(ram_dir / "db", ignore_errors=True)
+        shutil.rmtree(ram_dir / "repaired", ignore_errors=True)
+        shutil.copytree(ram_dir / "sound", ram_dir / "db")
+        for path in (ram_dir / "db").glob("*.ckp"):
+            raw = bytearray(path.read_bytes())
+            raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+            path.write_bytes(raw)
+        result = repair(ram_dir / "db", ram_dir / "repaired")
+        assert len(result.problems) >= 2
+        with kvcore.open(ram_dir / "repaired", **OPTIONS) as db:
+            held_against(run, result, db)
+            assert db.revision >= run.revision
+            if kind != "moves":
+                assert not result.lost_revisions and db.hash().hash == run.hash
+            saved += bool(db.range(prefix=b"still/").count)
+    assert kind != "moves" or saved > 0
+
+
+def test_a_large_checkpoint_in_parts(ram_dir: Path) -> None:
+    """Of many blocks the damaged ones are missing, and their keys are named."""
+    with kvcore.open(ram_dir / "db", **OPTIONS) as db:
+        for _ in range(3):
+            db.put_many((b"%06d" % n, b"v%d" % n * 5) for n in range(20_000))
+            db.compact(db.revision, physical=True)
+            for _ in range(2):
+                db.checkpoint()
+                while db.step():
+                    pass
+        assert db.status().retired_segments > 0
+        revision = db.revision
+    for path in (ram_dir / "db").glob("*.ckp"):
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+    result = repair(ram_dir / "db", ram_dir / "repaired")
+    assert 12_000 < result.keys < 20_000 and result.revision == revision
+    assert len(result.lost_revisions) == 1 and "keys between b'0" in result.lost_revisions[0].why
+    with kvcore.open(ram_dir / "repaired") as db:
+        assert db.check() == []
+        assert all(kv.value == b"v%d" % int(kv.key) * 5 for kv in db.range())

@@ -11,7 +11,8 @@ What is known behind a gap: a batch says the revision it began at, so the next o
 its commands changed something: a plain put always did, and when the rest adds up to all or none,
 each command's answer is known. A transaction that changed something took the branch that can; when
 both can, or the batch's numbers do not decide, it is left out and told. So is what would copy an
-older value that may have been replaced (ignore_value), and a lease's end.
+older value that may have been replaced (ignore_value), and a lease's end. A lease that is named
+and not known was granted in the gap: it is granted again, so that its keys are kept.
 
 Invariants: nothing-invented - a version in the index comes from a batch that proves itself, at the
 revision it was given; never-below - `revision` is at least what the log says was reached; told -
@@ -36,7 +37,7 @@ from kvcore._command cimport (CMD_ALARM, CMD_COMPACT, CMD_DELETE, CMD_LEASE_GRAN
                               FLAG_IGNORE_VALUE, Cursor, KvBuf, PutCmd, buf_free, buf_room,
                               decode_put, mp_array, mp_int, mp_skip)
 from kvcore._image cimport image_checkpoint, image_segment
-from kvcore._leases cimport lt_dump, lt_find
+from kvcore._leases cimport lt_dump, lt_find, lt_grant
 from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_NEWER_FORMAT, KV_NOMEM, KV_OK, KV_O_READ, Io,
                              KvIo, KvSlice, KvVersion, kv_crc32c, kv_plain_mem, kv_raise)
 from kvcore._recovery cimport raise_errno
@@ -56,6 +57,7 @@ cdef enum:
     ORDER = 32
     ROWS_PER_STEP = 4096
     MOVE_HEAD = 24               # as in _space
+    WITHOUT_END = 9000000000     # seconds: the longest TTL there is
     ALL = 1                      # whether a batch's uncertain commands changed something
     NONE = 0
     UNKNOWN = -1
@@ -266,6 +268,12 @@ cdef class Salvage:
         """So many revisions behind the newest may have been there."""
         self._lost(self.state.revision + count, why)
 
+    def doubt(self, int64_t first, int64_t last, why):
+        """Something of these revisions is missing in what was loaded."""
+        self.notes.append((first, last, why))
+        self.gap_end = last
+        self.exact = False
+
     cdef _gap(self, uint64_t first_index, int64_t revision):
         """Entries may be missing before `first_index`, at which the store was at `revision`."""
         if first_index != self.state.applied_index + 1:
@@ -388,6 +396,8 @@ cdef class Salvage:
         if kind == CMD_TXN:
             tried = self._force(begin, payload, pos)
         elif kind == CMD_DELETE or (kind == CMD_PUT and self._fresh(&put)):
+            if kind == CMD_PUT:
+                self._hold(put.lease)
             state_apply(s, &begin, payload, pos, NULL)
             tried = kind == CMD_DELETE
         else:
@@ -405,6 +415,29 @@ cdef class Salvage:
         if not put.flags & (FLAG_IGNORE_VALUE | FLAG_IGNORE_LEASE):
             return True
         return bt_find(&view, put.key, &v) == KV_OK and v.version and v.mod > self.gap_end
+
+    cdef int _hold(self, int64_t lease) except -1:
+        """A lease whose grant was lost is granted again, without an end."""
+        if lease == 0 or lt_find(&self.state.leases, lease) != NULL:
+            return 0
+        kv_raise(lt_grant(&self.state.leases, lease, WITHOUT_END, 0))
+        self.notes.append((self.state.revision + 1, self.state.revision,
+                           f"the grant of lease {lease}; it is granted again, without an end"))
+        return 0
+
+    cdef int _hold_all(self, Cursor cur) except -1:
+        """The leases that the puts of a branch name."""
+        cdef Cursor one
+        cdef PutCmd put
+        cdef uint32_t i, n = mp_array(&cur)
+        for i in range(n):
+            one = cur
+            mp_skip(&cur)
+            mp_array(&one)
+            if mp_int(&one) == CMD_PUT:
+                decode_put(&one, &put)
+                self._hold(put.lease)
+        return 0
 
     cdef int _writes(self, Cursor cur) noexcept:
         """Of a branch: 0 nothing, 1 deletes, 2 puts too, -1 cannot be told."""
@@ -448,6 +481,7 @@ cdef class Salvage:
         if a < 0 or c < 0 or (a > 0) == (c > 0):
             return False
         one = yes if a else no
+        self._hold_all(one)
         cur = one
         mp_skip(&cur)
         n = cur.p - one.p

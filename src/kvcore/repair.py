@@ -26,6 +26,7 @@ import fcntl
 import os
 import re
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ COMMANDS, SEAL, CEILING, MOVES = 1, 2, 3, 4
 DEFAULT_SEGMENT_BYTES = 64 << 20
 SMALLEST_CHANGE = 3          # bytes of a command: the end of a lease with a small id
 FOREVER = 1 << 62
+CK_HEADER = 128
+WITHOUT_END = 9_000_000_000
 
 _BATCH = struct.Struct("<4sIQQQQQqII")
 
@@ -202,7 +205,30 @@ class _Repair:
                 return self.salvage.load(path)
             except CorruptError as error:
                 self._problem(path, error.offset, error.reason)
+        if self.files and min(self.files) == 1 and self._whole():
+            return 0, {}                     # the log has everything from the beginning
+        for path in self.checkpoints:
+            with open(path, "rb") as file:
+                parts = sound_parts(file.read())
+            if parts is not None:
+                return self._load_parts(path, *parts)
         return 0, {}
+
+    def _whole(self) -> bool:
+        return sorted(self.files) == list(range(1, max(self.files) + 1))
+
+    def _load_parts(self, path: str, raw: bytes, revision: int,
+                    lost: list[str]) -> tuple[int, dict[int, tuple[int, int, int]]]:
+        """What is whole of a damaged checkpoint, as one of its own."""
+        with tempfile.TemporaryDirectory() as there:
+            name = os.path.join(there, os.path.basename(path))
+            with open(name, "wb") as file:
+                file.write(raw)
+            loaded = self.salvage.load(name)
+        self._problem(path, HEADER, "used nevertheless, without its damaged parts")
+        for why in lost:
+            self.salvage.doubt(2, revision, why)
+        return loaded
 
     def _map(self, seq: int, replayed: bool, listed: tuple[int, int, int] | None) -> None:
         path = self.files.get(seq) or segment_path(self.path, seq)
@@ -342,6 +368,88 @@ class _Repair:
             out.finish(lambda: None)
             result.path = out.path
 
+
+# --- the whole parts of a damaged checkpoint --------------------------------------------------
+
+def sound_parts(raw: bytes) -> tuple[bytes, int, list[str]] | None:
+    """A checkpoint made of the parts that prove themselves, its revision, and what is missing; None
+    when its header does not."""
+    if len(raw) < CK_HEADER or raw[:8] != b"KVCCKP01" or (
+            crc32c(raw[12:CK_HEADER]) != int.from_bytes(raw[8:12], "little")):
+        return None
+    words = list(struct.unpack_from("<14Q", raw, 16))
+    blocks, lost = _sound_blocks(raw[: words[11]])
+    tables, at = [], words[11]
+    for number, (count, size) in enumerate(((words[10], 40), (words[12], 16))):
+        head = raw[at : at + 8]
+        body = raw[at + 8 : at + 8 + count * size]
+        if len(head) < 8 or len(body) < count * size or (
+                struct.pack("<II", crc32c(body), count) != head):
+            body = b"" if number == 0 else _leases_named(blocks)
+            lost.append("the checkpoint's table of " + ("leases: those of its keys are granted "
+                        "again, without an end" if number else "segments is damaged"))
+        tables.append(struct.pack("<II", crc32c(body), len(body) // size) + body)
+        at += 8 + count * size
+    # keys, versions, blocks, segments, where the tables begin, leases
+    words[7], words[9] = sum(int.from_bytes(b[8:12], "little") for b in blocks), len(blocks)
+    words[10], words[12] = (len(tables[0]) - 8) // 40, (len(tables[1]) - 8) // 16
+    words[11] = CK_HEADER + sum(map(len, blocks))
+    rest = struct.pack("<I14Q", 1, *words)
+    header = b"KVCCKP01" + struct.pack("<I", crc32c(rest)) + rest
+    made = [header, *blocks, *tables, b"KVCCKEND", struct.pack("<Q", len(blocks))]
+    return b"".join(made), words[4], lost
+
+
+def _sound_blocks(raw: bytes) -> tuple[list[bytes], list[str]]:
+    """Blocks that prove themselves, and the keys beside which one does not."""
+    blocks, lost, at = list[bytes](), list[str](), CK_HEADER
+    while at < len(raw):
+        block = _block_at(raw, at)
+        if block is not None:
+            blocks.append(block)
+            at += len(block)
+            continue
+        found = raw.find(b"\0\0\0\0", at + 13)
+        while found >= 0 and _block_at(raw, found - 12) is None:
+            found = raw.find(b"\0\0\0\0", found + 1)
+        behind = f"{_keys(blocks[-1])[-1]!r}" if blocks else "the first key"
+        at = found - 12 if found >= 0 else len(raw)
+        following = _block_at(raw, at)
+        before = f"{_keys(following)[0]!r}" if following else "the last key"
+        lost.append(f"a block of the checkpoint is damaged: keys between {behind} and {before}")
+    return blocks, lost
+
+
+def _block_at(raw: bytes, at: int) -> bytes | None:
+    if at + 16 > len(raw):
+        return None
+    length, crc, keys, zero = struct.unpack_from("<IIII", raw, at)
+    if zero or not keys or length < keys * 56 or at + 16 + length > len(raw) or (
+            crc32c(raw[at + 16 : at + 16 + length]) != crc):
+        return None
+    return raw[at : at + 16 + length]
+
+
+def _entries(block: bytes) -> Iterator[tuple[bytes, int]]:
+    """Each key of a block, and the lease of its newest version."""
+    at, key = 16, b""
+    while at < len(block):
+        shared, suffix, versions = struct.unpack_from("<HHI", block, at)
+        key = key[:shared] + block[at + 8 : at + 8 + suffix]
+        at += 8 + suffix + versions * 48
+        yield key, int(struct.unpack_from("<q", block, at - 48 + 24)[0])
+
+
+def _keys(block: bytes) -> list[bytes]:
+    return [key for key, _ in _entries(block)]
+
+
+def _leases_named(blocks: list[bytes]) -> bytes:
+    ids = sorted({lease for block in blocks for _, lease in _entries(block) if lease})
+    return b"".join(struct.pack("<qq", lease, WITHOUT_END) for lease in ids)
+
+
+# --- seeds --------------------------------------------------------------------------------------
 
 def _make_table() -> tuple[list[int], list[int]]:
     table, back = [], [0] * 256
