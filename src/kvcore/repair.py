@@ -315,17 +315,8 @@ class _Repair:
         elif left:
             self._problem(path, off, f"{left} bytes behind the last valid batch: torn by a crash, "
                                      "or damaged")
-            self.salvage.lose(self._could_be(seq, off, left),
+            self.salvage.lose(left // SMALLEST_CHANGE + 1,
                               "may have been at the damaged end of the log")
-
-    def _could_be(self, seq: int, off: int, left: int) -> int:
-        """How many revisions at most stood in the bytes left behind."""
-        raw = self.salvage.bytes_at(seq, off, HEADER)
-        if len(raw) == HEADER:
-            magic, _, _, pos, *_, length, count = _BATCH.unpack(raw)
-            if magic == b"KVB1" and pos == seq * self.size + off and length + HEADER >= left:
-                return min(count & 0xFFFFFF, left // SMALLEST_CHANGE + 1)
-        return left // SMALLEST_CHANGE + 1
 
     def _following(self, seq: int, head: BatchHead, end: int) -> int:
         """The revision behind a batch, if the one behind it says so; else -1."""
