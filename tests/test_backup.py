@@ -222,7 +222,8 @@ def test_a_checkpoint_superseded_before_it_is_copied(ram_dir: Path) -> None:
                 super().checkpoint()
             return number
 
-    with Hasty(ram_dir / "db", **SMALL) as db:
+    db = Hasty(ram_dir / "db", **SMALL)
+    with db:
         db.put(b"a")
         assert db.backup(ram_dir / "backup").revision == 3
         assert db.rounds == 2

@@ -11,7 +11,6 @@ overlaps the damage, values only where their cell does.
 from __future__ import annotations
 
 import dataclasses
-import os
 import random
 import shutil
 from collections import Counter
@@ -200,8 +199,8 @@ def held_against(run: Run, result: RepairResult, db: kvcore.Store) -> None:
             assert run.at(key, mod) is None, f"{key!r} was not deleted at {mod}"
             continue
         saved[key, mod] = (create, version, lease)
-        value = db.get(key, revision=max(mod, db.compact_revision)).value
-        assert run.changes[key][mod] == value, f"{key!r} was not this at {mod}"
+        found = db.get(key, revision=max(mod, db.compact_revision))
+        assert found and run.changes[key][mod] == found.value, f"{key!r} was not this at {mod}"
         if not result.lost_revisions and (key, mod) in run.versions:
             assert saved[key, mod] == run.versions[key, mod]
     for key, mod in run.versions:

@@ -92,7 +92,7 @@ def test_an_older_version_whose_lease_is_over(ram_dir: Path) -> None:
     assert [(v.key, v.mod_revision, v.shows) for v in result.lost_values] == [(b"k", 3, 2)]
     with kvcore.open(ram_dir / "repaired") as db:
         found = db.get(b"k")
-        assert (found.value, found.mod_revision, found.lease) == (b"older", 2, 0)
+        assert found and (found.value, found.mod_revision, found.lease) == (b"older", 2, 0)
         assert db.check() == [] and db.revision == 3
 
 

@@ -73,15 +73,16 @@ from kvcore.store import Store, open
 from kvcore.types import HashResult, Status
 
 __all__ = [
-    "BTreeIndex", "BackupResult", "CachedEvent", "ClosedError", "Compact", "CompactedError", "Compare",
-    "CorruptError", "Delete", "DeleteResult", "DuplicateKeyError", "EmptyKeyError",
+    "BTreeIndex", "BackupResult", "CachedEvent", "ClosedError", "Compact", "CompactedError",
+    "Compare", "CorruptError", "Delete", "DeleteResult", "DuplicateKeyError", "EmptyKeyError",
     "EmptyRangeError", "Error", "Event", "EventBatch", "ForkedError", "Future",
     "FutureRevisionError", "Get", "GrantResult", "HashResult", "InvalidArgument",
     "InvalidSortError", "KeyNotFoundError", "KeyTooLargeError", "KeyValue", "Lease",
     "LeaseExistsError", "LeaseGrant", "LeaseNotFoundError", "LeaseProvidedError", "LeaseRevoke",
     "LeaseTTLTooLargeError", "LockedError", "NewerFormatError", "NoSpaceError", "OutOfMemoryError",
     "OutcomeUnknownError", "PoisonedError", "Put", "PutResult", "Range", "RangeResult",
-    "RequestTooLargeError", "RestoreResult", "Snapshot", "SnapshotMapping", "Status", "StorageError", "Store",
-    "StoreMapping", "TooManyOpsError", "TransferError", "Txn", "TxnResult", "ValueProvidedError",
-    "Wal", "Watch", "WatchCache", "WatchCacheStats", "WatchResponse", "open", "prefix_end", "restore",
+    "RequestTooLargeError", "RestoreResult", "Snapshot", "SnapshotMapping", "Status",
+    "StorageError", "Store", "StoreMapping", "TooManyOpsError", "TransferError", "Txn", "TxnResult",
+    "ValueProvidedError", "Wal", "Watch", "WatchCache", "WatchCacheStats", "WatchResponse", "open",
+    "prefix_end", "restore",
 ]

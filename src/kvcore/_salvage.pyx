@@ -28,8 +28,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from kvcore._btree cimport (BtLoader, BtSnapshot, BtView, BTree, bt_deinit, bt_dump, bt_find, bt_find_at,
-                            bt_init, bt_load_begin, bt_load_end, bt_load_push, bt_move,
+from kvcore._btree cimport (BtLoader, BtSnapshot, BtView, BTree, bt_deinit, bt_dump, bt_find,
+                            bt_find_at, bt_init, bt_load_begin, bt_load_end, bt_load_push, bt_move,
                             bt_release, bt_snapshot, bt_view)
 from kvcore._checkpoint cimport CkInfo, CkSegment, ck_load
 from kvcore._command cimport (CMD_ALARM, CMD_COMPACT, CMD_DELETE, CMD_LEASE_GRANT,
@@ -315,12 +315,12 @@ cdef class Salvage:
         cdef uint64_t pos = b.pos + WAL_HEADER_BYTES
         cdef int64_t first = self.state.revision
         cdef int verdict = self._verdict(b, payload, following)
-        cdef uint32_t i, left = b.count
+        cdef uint32_t _i, left = b.count
         cdef bint known = True
         cur.p = payload
         cur.end = payload + b.len
         cur.bad = False
-        for i in range(b.count):
+        for _i in range(b.count):
             start = cur
             mp_skip(&cur)
             if cur.bad:
@@ -342,11 +342,11 @@ cdef class Salvage:
         cdef Cursor cur, one
         cdef PutCmd put
         cdef int64_t sure = 0, unsure = 0, kind
-        cdef uint32_t i
+        cdef uint32_t _i
         cur.p = payload
         cur.end = payload + b.len
         cur.bad = False
-        for i in range(b.count):
+        for _i in range(b.count):
             one = cur
             mp_array(&one)
             kind = mp_int(&one)
@@ -365,7 +365,8 @@ cdef class Salvage:
             return NONE
         return ALL if following >= 0 and following - b.revision == sure + unsure else UNKNOWN
 
-    cdef bint _command(self, Cursor cur, const uint8_t* payload, uint64_t pos, int verdict) except? False:
+    cdef bint _command(self, Cursor cur, const uint8_t* payload, uint64_t pos,
+                       int verdict) except? False:
         """One command; False when it is not known whether it changed something."""
         cdef KvState* s = &self.state
         cdef Cursor one = cur, begin = cur
@@ -429,8 +430,8 @@ cdef class Salvage:
         """The leases that the puts of a branch name."""
         cdef Cursor one
         cdef PutCmd put
-        cdef uint32_t i, n = mp_array(&cur)
-        for i in range(n):
+        cdef uint32_t _i, n = mp_array(&cur)
+        for _i in range(n):
             one = cur
             mp_skip(&cur)
             mp_array(&one)
@@ -445,8 +446,8 @@ cdef class Salvage:
         cdef PutCmd put
         cdef int64_t kind
         cdef int most = 0
-        cdef uint32_t i, n = mp_array(&cur)
-        for i in range(n):
+        cdef uint32_t _i, n = mp_array(&cur)
+        for _i in range(n):
             one = cur
             mp_skip(&cur)
             mp_array(&one)
