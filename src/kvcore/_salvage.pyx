@@ -632,8 +632,10 @@ cdef class Salvage:
         if snap == NULL or leases == NULL:
             free(leases)
             raise OutOfMemoryError()
-        table = image_checkpoint(self.io, os.fsencode(directory), &info, snap, leases, self.w)
-        bt_release(&self.state.tree, snap)
+        try:
+            table = image_checkpoint(self.io, os.fsencode(directory), &info, snap, leases, self.w)
+        finally:
+            bt_release(&self.state.tree, snap)
         ends = {self.w.first_seq + i: self.w.segments[i].end
                 for i in range(self.w.segment_count) if self.w.segments[i] != NULL}
         return {"segment_bytes": info.segment_bytes, "replay_from": info.replay_from,
