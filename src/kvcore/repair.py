@@ -207,12 +207,16 @@ class _Repair:
                 self._problem(path, error.offset, error.reason)
         if self.files and min(self.files) == 1 and self._whole():
             return 0, {}                     # the log has everything from the beginning
+        found = []
         for path in self.checkpoints:
             with open(path, "rb") as file:
                 parts = sound_parts(file.read())
             if parts is not None:
-                return self._load_parts(path, *parts)
-        return 0, {}
+                found.append((path, *parts))
+        if not found:
+            return 0, {}
+        # the one that misses least; of equals the newest, which is the first
+        return self._load_parts(*min(found, key=lambda parts: len(parts[3])))
 
     def _whole(self) -> bool:
         return sorted(self.files) == list(range(1, max(self.files) + 1))
