@@ -182,7 +182,8 @@ cdef void _commit_batch(Commit* c, Request* first, uint64_t total, uint32_t coun
 
 cdef void commit_weigh(Commit* c) noexcept nogil:
     cdef const Wal* w = c.wal
-    cdef uint64_t used = (w.segment_count - kv_load_u64(&w.holes)) * w.segment_bytes + c.ck_bytes
+    cdef uint64_t used = ((kv_load_u64(&w.segment_count) - kv_load_u64(&w.holes)) * w.segment_bytes
+                          + kv_load_u64(&c.ck_bytes))
     cdef uint64_t tail = kv_load_u64(&w.next_pos) & (w.segment_bytes - 1)
     cdef int full = 0
     if c.quota and used + RESERVED_SEGMENTS * w.segment_bytes > c.quota:

@@ -16,7 +16,7 @@ from kvcore._engine cimport Engine, slice_of
 from kvcore._hash cimport hash_view
 from kvcore._leases cimport lt_check
 from kvcore._native cimport (KV_COMPACTED, KV_FUTURE_REV, KV_OK, KvSlice, kv_load_int, kv_load_u64,
-                             kv_mutex_unlock, kv_raise)
+                             kv_mutex_lock_gil, kv_mutex_unlock, kv_raise)
 from kvcore._pin cimport Pin
 from kvcore._range cimport KvReader
 from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
@@ -87,10 +87,13 @@ cdef object inspect_stats(Engine e):
     space = c.space
     used = space_used(c)
     pinned = e.log.c.retired_bytes
-    segments = e.log.c.segment_count - e.log.c.holes
+    segments = kv_load_u64(&e.log.c.segment_count) - kv_load_u64(&e.log.c.holes)
     alarms = c.state.alarms
     counted = space.counted_bytes
     e._leave()
+    kv_mutex_lock_gil(&e.log.c.spare_lock)
+    used += (e.log.c.pool_count + (e.log.c.spare != NULL)) * e.log.c.segment_bytes
+    kv_mutex_unlock(&e.log.c.spare_lock)
     got = {
         "revision": now.revision, "compact_revision": max(now.compact_revision, 0),
         "keys": s.live, "entries": s.keys, "versions": s.versions, "order": order,

@@ -26,7 +26,7 @@ from kvcore._commit cimport (CACHED_SNAPSHOTS, SPACE_IDLE, SYNC_INTERVAL, WAKE_A
 from kvcore._leases cimport lt_due, lt_dump, lt_requeue
 from kvcore._native cimport (KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, kv_cond_signal,
                              kv_cond_wait_ns, kv_load_int, kv_mutex_lock, kv_mutex_unlock,
-                             kv_store_int, kv_thread_join, kv_thread_start)
+                             kv_store_int, kv_store_u64, kv_thread_join, kv_thread_start)
 from kvcore._retention cimport retention_step
 from kvcore._space cimport (space_census_begins, space_counted, space_give_reserve, space_step,
                             space_stop, space_wants_checkpoint)
@@ -106,7 +106,7 @@ cdef void _checkpoint_end(Commit* c, int rc) noexcept nogil:
         c.ck_revision = c.ck.info.revision
         c.ck_applied = c.ck.info.applied_index
         c.ck_pos = c.ck.info.replay_from
-        c.ck_bytes = c.ck.info.table_off
+        kv_store_u64(&c.ck_bytes, c.ck.info.table_off)
         c.ck_written += c.ck_bytes
         c.ck_ended_ns = c.clock.now_ns(c.clock.ctx)
         space_counted(c, c.ck.table, c.ck.info.segments, c.ck_number, c.ck.info.revision,

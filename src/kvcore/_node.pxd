@@ -12,7 +12,8 @@ these run several times per look-up.  The bytes are fixed by docs/index-layout.m
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from kvcore._native cimport KvSlice, KvVersion, kv_be64, kv_prefetch, kv_put_be64, kv_unlikely
+from kvcore._native cimport (KvSlice, KvVersion, kv_be64, kv_load_u64, kv_prefetch, kv_put_be64,
+                             kv_unlikely)
 from kvcore._slab cimport Slab, slab_at, slab_class_of
 
 
@@ -393,7 +394,7 @@ cdef inline void leaf_version(const Node* n, uint32_t i, KvVersion* out) noexcep
     out.create = r.create
     out.version = r.version
     out.lease = 0
-    out.pos = r.pos
+    out.pos = kv_load_u64(&r.pos)            # bt_move may change it meanwhile
     out.len = r.len
     out.sub = r.sub
     if has_ext(n):
@@ -407,7 +408,7 @@ cdef inline void chain_version(const ChainRec* r, KvVersion* out) noexcept nogil
     out.create = r.create
     out.version = r.version
     out.lease = r.lease
-    out.pos = r.pos
+    out.pos = kv_load_u64(&r.pos)            # bt_move may change it meanwhile
     out.len = r.len
     out.sub = r.sub
 

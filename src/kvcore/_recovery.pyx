@@ -242,6 +242,7 @@ cdef class _Recovery:
             if s != NULL and s.nonce == 0:
                 raise self._corrupt(seq, 0, "the segment's header is damaged")
             if s != NULL and seq < first:
+                s.end = s.file_bytes             # at most
                 seg_close_handle(self.w.io, s)
         for seq in range(first, last + 1):
             s = self._at(seq)

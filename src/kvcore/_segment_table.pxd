@@ -3,6 +3,7 @@
 
 from libc.stdint cimport uint64_t
 
+from kvcore._native cimport kv_load_u64
 from kvcore._wal cimport Wal, WalEpoch, WalSegment
 
 # Publishes s (NULL: a hole) as the next entry.  REQUIRES: the committer role.
@@ -23,3 +24,9 @@ cdef void table_keep_pin(Wal* w, void* pin, WalEpoch* e) noexcept nogil
 cdef void table_drop_pin(Wal* w, void* pin, WalEpoch* e) noexcept nogil
 # Frees every segment and every table.  REQUIRES: no reader any more.
 cdef void table_free(Wal* w) noexcept nogil
+# How many entries there are, and each: for who is neither committer nor under epoch_lock.
+cdef inline uint64_t table_count(const Wal* w) noexcept nogil:
+    return kv_load_u64(&w.segment_count)
+cdef inline WalSegment* table_at(const Wal* w, uint64_t i) noexcept nogil:
+    cdef WalSegment** table = <WalSegment**>kv_load_u64(<const uint64_t*>&w.segments)
+    return <WalSegment*>kv_load_u64(<const uint64_t*>&table[i])

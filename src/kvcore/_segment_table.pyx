@@ -34,6 +34,8 @@ kv_fork_watch()
 
 cdef extern from *:
     """
+    /* Without the interpreter's lock: see _drain_idle for why a count that changes is no matter. */
+    __attribute__((noinline, no_sanitize("thread")))
     static int kv_has_other_owners(void *o) {
     #ifdef Py_GIL_DISABLED
         (void)o;
@@ -135,8 +137,8 @@ cdef int table_retire(Wal* w, uint64_t seq) noexcept nogil:
     cdef WalEpoch* e
     if following == NULL:
         return KV_NOMEM
-    kv_assert(i + 1 < w.segment_count and w.segments[i] != NULL, "a closed segment is retired")
     kv_mutex_lock(&w.epoch_lock)
+    kv_assert(i + 1 < w.segment_count and w.segments[i] != NULL, "a closed segment is retired")
     e = _newest(w)
     if e == NULL:
         kv_mutex_unlock(&w.epoch_lock)
@@ -172,9 +174,11 @@ cdef int table_push(Wal* w, WalSegment* s) noexcept nogil:
     # The slot behind the last one of a table keeps the table before it, half as long.
     cdef WalSegment** table
     cdef uint64_t cap = w.table_cap * 2 if w.table_cap else FIRST_TABLE
+    kv_mutex_lock(&w.epoch_lock)             # an entry may be cleared meanwhile
     if w.segment_count == w.table_cap:
         table = <WalSegment**>calloc(cap + 1, sizeof(WalSegment*))
         if table == NULL:
+            kv_mutex_unlock(&w.epoch_lock)
             return -ENOMEM
         if w.segment_count:
             memcpy(table, w.segments, w.segment_count * sizeof(WalSegment*))
@@ -183,8 +187,9 @@ cdef int table_push(Wal* w, WalSegment* s) noexcept nogil:
         w.table_cap = cap
     if s == NULL:
         kv_store_u64(&w.holes, w.holes + 1)
-    w.segments[w.segment_count] = s
+    kv_store_u64(<uint64_t*>&w.segments[w.segment_count], <uint64_t>s)
     kv_store_u64(&w.segment_count, w.segment_count + 1)
+    kv_mutex_unlock(&w.epoch_lock)
     return 0
 
 

@@ -36,11 +36,11 @@ from kvcore._commit cimport (CACHED_SNAPSHOTS, RESERVED_SEGMENTS, SPACE_COUNTING
                              SPACE_MOVING, SYNC_ALWAYS, Commit, Request, Space, commit_claim,
                              commit_unclaim, commit_weigh)
 from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_NOMEM, KV_O_CREATE, KV_O_WRITE, KV_OK,
-                             KV_POISONED, KvRow, KvSlice, kv_load_int, kv_mutex_lock,
-                             kv_mutex_unlock, kv_store_int)
+                             KV_POISONED, KvRow, KvSlice, kv_load_int, kv_load_u64,
+                             kv_mutex_lock, kv_mutex_unlock, kv_store_int)
 from kvcore._ring cimport ring_at, ring_drop
 from kvcore._rows cimport rows_clear, rows_free, rows_key
-from kvcore._segment_table cimport table_retire, table_take_drained
+from kvcore._segment_table cimport table_at, table_count, table_retire, table_take_drained
 from kvcore._wal cimport (CELL_HEAD, WAL_HEADER_BYTES, WAL_MOVES, Wal, WalSegment, cell_read,
                           wal_append, wal_stage, wal_sync, wal_value)
 
@@ -87,7 +87,7 @@ cdef int moves_apply(BTree* t, const uint8_t* payload, uint64_t n, uint64_t payl
 
 cdef inline WalSegment* _segment_at(const Wal* w, uint64_t pos) noexcept nogil:
     cdef uint64_t i = (pos >> w.segment_shift) - w.first_seq
-    return w.segments[i] if i < w.segment_count else NULL
+    return table_at(w, i) if i < table_count(w) else NULL
 
 
 cdef int _add_move(Commit* c, KvSlice key, const KvRow* row) noexcept nogil:
@@ -211,7 +211,7 @@ cdef int _walk_begin(Commit* c, int what) noexcept nogil:
         if what == SPACE_COUNTING:
             space_census_begins(c)
             s.first_seq = c.wal.first_seq
-            s.span = c.wal.segment_count
+            s.span = table_count(c.wal)
     kv_mutex_unlock(&c.lock)
     if s.snap == NULL:
         return KV_NOMEM
@@ -270,11 +270,13 @@ cdef bint _walk_step(Commit* c) noexcept nogil:
 
 cdef void _tried(Commit* c, bint through) noexcept nogil:
     """What is still there after moves that went well cannot be moved; after others it may be."""
+    cdef WalSegment* s
     cdef uint64_t i
     kv_mutex_lock(&c.lock)
-    for i in range(c.wal.segment_count):
-        if c.wal.segments[i] != NULL and c.wal.segments[i].emptied:
-            c.wal.segments[i].tried_live = c.wal.segments[i].live_bytes if through else 0
+    for i in range(table_count(c.wal)):
+        s = table_at(c.wal, i)
+        if s != NULL and s.emptied:
+            s.tried_live = s.live_bytes if through else 0
     kv_mutex_unlock(&c.lock)
 
 
@@ -299,12 +301,12 @@ cdef void space_stop(Commit* c) noexcept nogil:
 
 cdef void space_census_begins(Commit* c) noexcept nogil:
     c.space.began_gone = c.state.tree.compacted_versions
-    c.space.began_appended = c.wal.bytes
+    c.space.began_appended = kv_load_u64(&c.wal.bytes)
 
 
 cdef uint64_t space_used(const Commit* c) noexcept nogil:
     cdef const Wal* w = c.wal
-    return (w.segment_count - w.holes + w.pool_count + (w.spare != NULL)) * w.segment_bytes
+    return (table_count(w) - kv_load_u64(&w.holes)) * w.segment_bytes
 
 
 cdef uint64_t _mark(Commit* c, uint64_t most) noexcept nogil:
@@ -312,8 +314,8 @@ cdef uint64_t _mark(Commit* c, uint64_t most) noexcept nogil:
     cdef Wal* w = c.wal
     cdef WalSegment* s
     cdef uint64_t i, used, gain = 0, moves = 0
-    for i in range(w.segment_count - 1 if w.segment_count else 0):
-        s = w.segments[i]
+    for i in range(table_count(w) - 1 if table_count(w) else 0):
+        s = table_at(w, i)
         if s == NULL or s.retired:
             continue
         used = s.end - WAL_HEADER_BYTES
@@ -424,8 +426,8 @@ cdef bint _retire(Commit* c) noexcept nogil:
     cdef int n = 0, k
     cdef bint ok
     kv_mutex_lock(&c.lock)
-    for i in range(w.segment_count - 1 if w.segment_count and not c.closed else 0):
-        if n < RETIRE_AT_ONCE and _is_empty(c, w.segments[i]):
+    for i in range(table_count(w) - 1 if table_count(w) and not c.closed else 0):
+        if n < RETIRE_AT_ONCE and _is_empty(c, table_at(w, i)):
             found[n] = w.first_seq + i
             n += 1
     ok = n > 0 and _let_go_of_pages(c)
@@ -447,8 +449,8 @@ cdef uint64_t _waiting(const Commit* c) noexcept nogil:
     cdef const Wal* w = c.wal
     cdef const WalSegment* s
     cdef uint64_t i, n = 0
-    for i in range(w.segment_count - 1 if w.segment_count else 0):
-        s = w.segments[i]
+    for i in range(table_count(w) - 1 if table_count(w) else 0):
+        s = table_at(w, i)
         if s != NULL and not s.retired and (s.emptied or s.empty_since):
             n += w.segment_bytes
     return n
@@ -473,7 +475,7 @@ cdef bint _census_due(Commit* c) noexcept nogil:
     garbage = _garbage_since(c)
     due = ((garbage >= c.wal.segment_bytes
             and (garbage * 8 >= space_used(c) or c.space.pressed))
-           or (c.space.recount and c.wal.segment_count > 1))
+           or (c.space.recount and table_count(c.wal) > 1))
     kv_mutex_unlock(&c.lock)
     return due
 
@@ -492,7 +494,7 @@ cdef void _keep_reserve(Commit* c, uint64_t now_ns) noexcept nogil:
     cdef uint64_t wanted = c.wal.segment_bytes // RESERVE_PART
     cdef int handle
     if (c.wal.in_memory or now_ns < s.reserve_at_ns or s.pressed
-            or c.wal.segment_count < 2 or not _reserve_path(c, path)):
+            or table_count(c.wal) < 2 or not _reserve_path(c, path)):
         return
     s.reserve_at_ns = now_ns + RESERVE_RETRY_NS
     if c.ck_oldest == 0 or c.ck_oldest == c.ck_number:
@@ -526,9 +528,9 @@ cdef void _press(Commit* c) noexcept nogil:
     cdef uint64_t used
     kv_mutex_lock(&c.lock)
     commit_weigh(c)
-    used = (c.wal.segment_count - c.wal.holes + RESERVED_SEGMENTS) * c.wal.segment_bytes
+    used = (table_count(c.wal) - kv_load_u64(&c.wal.holes) + RESERVED_SEGMENTS) * c.wal.segment_bytes
     c.space.pressed = (c.quota != 0 and used + c.ck_bytes > c.quota - c.quota // 4
-                       or c.wal.no_space != 0)
+                       or kv_load_int(&c.wal.no_space) != 0)
     kv_mutex_unlock(&c.lock)
 
 
