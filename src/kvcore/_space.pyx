@@ -528,7 +528,8 @@ cdef void _press(Commit* c) noexcept nogil:
     cdef uint64_t used
     kv_mutex_lock(&c.lock)
     commit_weigh(c)
-    used = (table_count(c.wal) - kv_load_u64(&c.wal.holes) + RESERVED_SEGMENTS) * c.wal.segment_bytes
+    used = c.wal.segment_bytes * (table_count(c.wal) - kv_load_u64(&c.wal.holes)
+                                  + RESERVED_SEGMENTS)
     c.space.pressed = (c.quota != 0 and used + c.ck_bytes > c.quota - c.quota // 4
                        or kv_load_int(&c.wal.no_space) != 0)
     kv_mutex_unlock(&c.lock)
