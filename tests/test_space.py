@@ -338,16 +338,18 @@ def test_the_next_page_after_moves(opened: Opener) -> None:
     """A snapshot kept for the next page of a list does not lead to where a value lay before."""
     timed = Timed(opened)
     db = timed.db
-    for i in range(600):
-        timed.put([(b"/p/%03d" % i, b"%d" % i * 30), (CHURN[i % 20], b"c" * 1000)])
+    for i in range(2500):
+        timed.put([(b"/p/%04d" % i, b"%d" % i * 30), (CHURN[i % 20], b"c" * 1000)])
     page = db.range(prefix=b"/p/", limit=500)
-    timed.put([(b"/p/%03d" % i, b"new") for i in range(600)])
-    db.compact(page.revision)
+    revision, values, last = page.revision, page.values(), page.keys()[-1]
+    del page                                 # it would keep the segments, too
+    timed.put([(b"/p/%04d" % i, b"new") for i in range(2500)])
+    db.compact(revision)
     for _ in range(200):                     # the clock stands still: the snapshot is kept
         db.step()
     assert db.status().moved_bytes > 0 and db.status().retired_segments > 0
-    rest = db.range(page[-1].key + b"\0", b"/p0", limit=500, revision=page.revision)
-    assert [kv.value for kv in [*page, *rest]] == [b"%d" % i * 30 for i in range(600)]
+    rest = db.range(last + b"\0", b"/p0", limit=2000, revision=revision)
+    assert values + rest.values() == [b"%d" % i * 30 for i in range(2500)]
 
 
 # --- retention -----------------------------------------------------------------------------------
