@@ -15,6 +15,7 @@ Each line on stdout is an acknowledgement, written with one write(2) behind the 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 
@@ -54,6 +55,15 @@ def write(db: kvcore.Store, generation: int, thread: int) -> None:
             tell("put", thread, seq, db.put(key(thread, seq), data).revision)
 
 
+def back_up(db: kvcore.Store, target: str) -> None:
+    """Takes the place of the last one, which is never there by half."""
+    if os.path.isdir(target):
+        shutil.rmtree(target + "-old", ignore_errors=True)      # a kill may have left it
+        os.rename(target, target + "-old")
+        shutil.rmtree(target + "-old")
+    db.backup(target)
+
+
 def main() -> None:
     directory, generation, sync = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     db = kvcore.open(directory, sync=sync, segment_bytes=65536, max_request_bytes=16384,
@@ -69,6 +79,8 @@ def main() -> None:
             tell("compact", "-", "-", last - 100)
             if last % 3 == 0:
                 db.checkpoint()
+            if last % 4 == 0:
+                back_up(db, directory + "-backup")
         else:
             db.step()
 

@@ -27,6 +27,7 @@ CHILD = Path(sigkill_child.__file__)
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 KILLS = int(os.environ.get("KVCORE_KILLS", "100"))
 DIRECTORIES = 4
+BACKUPS: list[int] = []              # restored so far
 
 
 class Ack:
@@ -107,6 +108,18 @@ def check_keys(db: kvcore.Store, killed: Killed) -> None:
                     "put", ack.revision, killed.value(ack))
 
 
+def check_backup(directory: Path) -> None:
+    """One that has its name is whole, whatever became of the process and of the source's files."""
+    backup = directory.with_name(directory.name + "-backup")
+    if backup.is_dir() and (backup / "MANIFEST").exists():
+        restored = directory.with_name(directory.name + "-restored")
+        kvcore.restore(backup, restored)
+        with kvcore.open(restored, maintenance=False) as db:
+            assert db.check() == []
+        shutil.rmtree(restored)
+        BACKUPS.append(1)
+
+
 def check(directory: Path, killed: Killed, sync: str, highest: int) -> int:
     """Reopens behind a kill; returns the highest revision shown so far."""
     changes = [a for a in killed.acks if a.what in ("put", "txn")]
@@ -128,6 +141,7 @@ def check(directory: Path, killed: Killed, sync: str, highest: int) -> int:
         revision = db.put(b"parent", b"%d" % killed.generation).revision
         assert revision > max(shown, highest)
         db.hash()
+    check_backup(directory)
     return revision
 
 
@@ -143,4 +157,7 @@ def test_sigkill(number: int, counts: Counter[str]) -> None:
         killed = Killed(directory, generation, sync, rng.choice([2, 20, 200, 600, 1500]))
         highest = check(directory, killed, sync, highest)
         counts["kills survived"] += 1
+    assert BACKUPS
+    for end in ("-backup", "-backup-old"):
+        shutil.rmtree(directory.with_name(directory.name + end), ignore_errors=True)
     shutil.rmtree(directory)  # kept when something failed: it is the evidence
