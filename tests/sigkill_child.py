@@ -79,7 +79,7 @@ def main() -> None:
             tell("compact", "-", "-", last - 100)
             if last % 3 == 0:
                 db.checkpoint()
-            if last % 4 == 0:
+            if last % 2 == 0:
                 back_up(db, directory + "-backup")
         else:
             db.step()
