@@ -7,7 +7,7 @@
     pauses: one writer, on a RAM disk and in memory, so that no wait is the disk's own
 
 Estimates: history of 3.6 million versions, 1.4 GB, and the log of three checkpoints; write
-amplification 1 + 1 / 2.5 for checkpoints at most, 1.03 append-only; a batch of moves (256 KiB) is
+amplification 1.26 with checkpoints, 1.08 append-only; a batch of moves (256 KiB) is
 0.3 ms of copying and 0.8 ms of index, a slice of sweep 0.1 ms.
 First marks: flat; <= 1.5; <= 1.1; <= 10 ms. Real size: KVCORE_BENCH=real.
 """

@@ -308,6 +308,7 @@ CLOSED: dict[str, tuple[Any, ...]] = {
     "get_many": ([b"k"],), "range": (), "compact": (1,), "submit": (Put(b"k"),), "snapshot": (),
     "step": (), "sync": (), "checkpoint": (), "hash": (), "status": (), "check": (),
     "watch": (), "lease": (5,), "leases": (), "alarms": (), "disarm": (),
+    "backup": ("nowhere",),
 }
 OPEN_AFTER_CLOSE = {"close", "closed", "log_path", "damaged_checkpoints", "lease_of", "mapping",
                     "recovery"}

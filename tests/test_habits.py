@@ -31,6 +31,7 @@ ERRORS = [name for name in CLASSES if issubclass(getattr(kvcore, name), Exceptio
 # class -> (how its repr begins, None: it is pickled; else what the refusal says to do instead)
 HABITS: dict[str, tuple[str, str | None]] = {
     "BTreeIndex": ("<kvcore.BTreeIndex of 1 keys, order 4>", "insert"),
+    "BackupResult": ("BackupResult(path='b', revision=2, ", None),
     "CachedEvent": ("<CachedEvent PUT b'/a' at 2, 1 bytes>", "take its type, key"),
     "Compact": ("Compact(3)", None),
     "Compare": ("Compare.value(b'/a', b'/b') != b'1'", None),
@@ -53,6 +54,7 @@ HABITS: dict[str, tuple[str, str | None]] = {
               "min_create_revision=1)", None),
     "RangeResult": ("<RangeResult of 1 keys, count=1, more=False, revision=3>",
                     "pickle list(result)"),
+    "RestoreResult": ("RestoreResult(path='r', revision=2, keys=1, bytes=3)", None),
     "Snapshot": ("<Snapshot at revision 3>", "list(snapshot.range())"),
     "SnapshotMapping": ("<kvcore.SnapshotMapping of b'/' in <Snapshot at revision 3>>",
                         "dict(mapping)"),
@@ -102,6 +104,8 @@ def samples(opened: Stores) -> Iterator[dict[str, Any]]:
         "Delete": Delete(prefix=b"/a/", prev=True), "Compact": kvcore.Compact(3),
         "Compare": Compare.value(b"/a", b"/b") != b"1",
         "Txn": Txn([Compare.version(b"/a") == 0], [Put(b"/a")], [Get(b"/a")]),
+        "BackupResult": kvcore.BackupResult("b", 2, 3, 0, 4),
+        "RestoreResult": kvcore.RestoreResult("r", 2, 1, 3),
         "LeaseGrant": kvcore.LeaseGrant(60, id=7), "LeaseRevoke": kvcore.LeaseRevoke(7),
     }
     found["Future"].result()
@@ -133,8 +137,10 @@ def test_no_representation_raises(samples: dict[str, Any]) -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writing, str([name for name in CLASSES if not shows(samples[name])]).encode())
-        os._exit(0)
+        try:
+            os.write(writing, str([n for n in CLASSES if not shows(samples[n])]).encode())
+        finally:
+            os._exit(0)                      # whatever happens: it must not go on as a test run
     os.close(writing)
     with open(reading) as pipe:
         assert pipe.read() == "[]"

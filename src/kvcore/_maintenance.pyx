@@ -44,9 +44,9 @@ cdef enum:
     RETRY_MAX_NS = 60000000000
     LEASE_RETRY_NS = 1000000000  # and a revoke that could not be written
 
-cdef double REPLAY_NS_PER_COMMAND = 1000.0
-cdef double REPLAY_NS_PER_BYTE = 0.5
-cdef double CK_LOG_PER_BYTE = 2.5    # bytes of log for each byte of checkpoint
+cdef double REPLAY_NS_PER_COMMAND = 700.0
+cdef double REPLAY_NS_PER_BYTE = 0.3
+cdef double CK_LOG_PER_BYTE = 12.0    # bytes of log for each byte of checkpoint
 
 
 # =================================================================================================
