@@ -252,7 +252,7 @@ def open(path: str | os.PathLike[str] | None = None, **options: Any) -> Store:
         quota: bytes of segments in use and newest checkpoint, at least four segments (0: none);
             two segments of it are reserved for deletes, compaction and moves. Beyond it: alarms().
         replay_target: seconds of replay an open may cost before a checkpoint is taken (0.3; 0:
-            never).
+            never, and then no space comes back in a directory).
         watch_capacity: events kept for watches that are a little behind, at least 100 (100,000,
             48 bytes each); who is further behind reads the index.
         progress_interval: seconds between the progress notes of watches that want them (600).
