@@ -75,14 +75,12 @@ cdef struct Space:
     uint64_t history_bytes       # cells of older ones
     uint64_t counted_bytes       # of the segments it looked at
     uint64_t gone                # versions compacted when it began
-    uint64_t appended            # bytes of log when it began
     uint64_t moved_bytes
     uint64_t moved_values
     uint64_t retired_segments
     bint pressed                 # near the quota: segments are emptied that gain little
     # guarded by step_lock
     uint64_t began_gone          # of a census under way
-    uint64_t began_appended
     uint64_t reserved            # bytes of the file that keeps room for a checkpoint; 0: none
     uint64_t reserve_at_ns       # when it is tried for next
     bint may_retire

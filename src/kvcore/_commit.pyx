@@ -33,6 +33,7 @@ from kvcore._native cimport (
     kv_store_i64, kv_store_int, kv_thread_start,
 )
 from kvcore._result cimport result_free, result_init
+from kvcore._segment_table cimport table_bytes
 from kvcore._state cimport state_apply, state_deinit, state_init
 from kvcore._wakeups cimport Ready, ready_fire
 from kvcore._wal cimport WAL_CEILING, WAL_COMMANDS, Wal, wal_append, wal_stage, wal_sync
@@ -182,8 +183,7 @@ cdef void _commit_batch(Commit* c, Request* first, uint64_t total, uint32_t coun
 
 cdef void commit_weigh(Commit* c) noexcept nogil:
     cdef const Wal* w = c.wal
-    cdef uint64_t used = ((kv_load_u64(&w.segment_count) - kv_load_u64(&w.holes)) * w.segment_bytes
-                          + kv_load_u64(&c.ck_bytes))
+    cdef uint64_t used = table_bytes(w) + kv_load_u64(&c.ck_bytes)
     cdef uint64_t tail = kv_load_u64(&w.next_pos) & (w.segment_bytes - 1)
     cdef int full = 0
     if c.quota and used + RESERVED_SEGMENTS * w.segment_bytes > c.quota:

@@ -30,3 +30,6 @@ cdef inline uint64_t table_count(const Wal* w) noexcept nogil:
 cdef inline WalSegment* table_at(const Wal* w, uint64_t i) noexcept nogil:
     cdef WalSegment** table = <WalSegment**>kv_load_u64(<const uint64_t*>&w.segments)
     return <WalSegment*>kv_load_u64(<const uint64_t*>&table[i])
+# Bytes of the segments in it, whole.
+cdef inline uint64_t table_bytes(const Wal* w) noexcept nogil:
+    return (table_count(w) - kv_load_u64(&w.holes)) * w.segment_bytes

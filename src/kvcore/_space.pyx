@@ -36,11 +36,12 @@ from kvcore._commit cimport (CACHED_SNAPSHOTS, RESERVED_SEGMENTS, SPACE_COUNTING
                              SPACE_MOVING, SYNC_ALWAYS, Commit, Request, Space, commit_claim,
                              commit_unclaim, commit_weigh)
 from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_NOMEM, KV_O_CREATE, KV_O_WRITE, KV_OK,
-                             KV_POISONED, KvRow, KvSlice, kv_load_int, kv_load_u64,
-                             kv_mutex_lock, kv_mutex_unlock, kv_store_int)
+                             KV_POISONED, KvRow, KvSlice, kv_load_int, kv_mutex_lock,
+                             kv_mutex_unlock, kv_store_int)
 from kvcore._ring cimport ring_at, ring_drop
 from kvcore._rows cimport rows_clear, rows_free, rows_key
-from kvcore._segment_table cimport table_at, table_count, table_retire, table_take_drained
+from kvcore._segment_table cimport (table_at, table_bytes, table_count, table_retire,
+                                    table_take_drained)
 from kvcore._wal cimport (CELL_HEAD, WAL_HEADER_BYTES, WAL_MOVES, Wal, WalSegment, cell_read,
                           wal_append, wal_stage, wal_sync, wal_value)
 
@@ -301,12 +302,10 @@ cdef void space_stop(Commit* c) noexcept nogil:
 
 cdef void space_census_begins(Commit* c) noexcept nogil:
     c.space.began_gone = c.state.tree.compacted_versions
-    c.space.began_appended = kv_load_u64(&c.wal.bytes)
 
 
 cdef uint64_t space_used(const Commit* c) noexcept nogil:
-    cdef const Wal* w = c.wal
-    return (table_count(w) - kv_load_u64(&w.holes)) * w.segment_bytes
+    return table_bytes(c.wal)
 
 
 cdef uint64_t _mark(Commit* c, uint64_t most) noexcept nogil:
@@ -353,7 +352,6 @@ cdef void space_counted(Commit* c, const CkSegment* table, uint64_t n, uint64_t 
     s.number = number
     s.revision = revision
     s.gone = s.began_gone
-    s.appended = s.began_appended
     s.live_bytes = 0
     s.history_bytes = 0
     s.counted_bytes = 0
@@ -508,6 +506,7 @@ cdef void _keep_reserve(Commit* c, uint64_t now_ns) noexcept nogil:
         return
     if s.reserved > wanted:
         c.wal.io.truncate(c.wal.io.ctx, handle, 0)
+        s.reserved = 0
     if c.wal.io.allocate(c.wal.io.ctx, handle, wanted) == 0:
         s.reserved = wanted                  # else what there was stays
     c.wal.io.close(c.wal.io.ctx, handle)
@@ -528,8 +527,7 @@ cdef void _press(Commit* c) noexcept nogil:
     cdef uint64_t used
     kv_mutex_lock(&c.lock)
     commit_weigh(c)
-    used = c.wal.segment_bytes * (table_count(c.wal) - kv_load_u64(&c.wal.holes)
-                                  + RESERVED_SEGMENTS)
+    used = table_bytes(c.wal) + RESERVED_SEGMENTS * c.wal.segment_bytes
     c.space.pressed = (c.quota != 0 and used + c.ck_bytes > c.quota - c.quota // 4
                        or kv_load_int(&c.wal.no_space) != 0)
     kv_mutex_unlock(&c.lock)
