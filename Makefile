@@ -48,8 +48,8 @@ bench: $(VENV)/.installed $(VENV)/.tools  ## the benchmarks at their real sizes;
 bench-peers: $(VENV)/.installed $(VENV)/.peers  ## kvcore beside other stores and maps, a million objects; table and bench/results
 	KVCORE_BENCH=real $(BIN)/python -m bench.peers --json bench/results/peers.json $(ARGS)
 
-soak: build/verify/.built  ## the property tests for SECONDS=n seconds
-	KVCORE_SOAK_SECONDS=$(SECONDS) PYTHONPATH=build/verify/lib $(PYTEST) tests -k machine $(ARGS)
+soak: build/verify/.built  ## machines, crash images, kills, ... for SECONDS=n seconds more; prints what was reached
+	KVCORE_SOAK_SECONDS=$(SECONDS) PYTHONPATH=build/verify/lib $(PYTEST) tests -m soak $(ARGS)
 
 asan: build/asan/.built    ## tests under AddressSanitizer
 	LD_PRELOAD=$(call runtime,asan) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \

@@ -18,6 +18,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import soak
 import watch_checker
 from stores import Stores
 
@@ -95,6 +96,12 @@ def db(open_store: Callable[..., kvcore.Store]) -> kvcore.Store:
     return open_store()
 
 
+@pytest.fixture
+def soaking(request: pytest.FixtureRequest) -> soak.Soaking:
+    """Numbers to go on with, in a soak for this test's share of its seconds."""
+    return soak.share(request.node, request.session.items)
+
+
 @pytest.fixture(scope="session")
 def counts(pytestconfig: pytest.Config) -> Counter[str]:
     """Where tests count steps, images and kills."""
@@ -104,6 +111,7 @@ def counts(pytestconfig: pytest.Config) -> Counter[str]:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[COUNTS] = Counter()
     config.addinivalue_line("filterwarnings", "error")
+    config.addinivalue_line("markers", soak.MARK)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -207,7 +207,8 @@ def visible(history, floor):  # noqa: ARG001
     return {k: v for k, v in history.items() if v}
 
 
+@pytest.mark.soak(weight=0.3)
 @pytest.mark.parametrize("order", [3, 4, 5, 16, 32, 64, 1024])
-def test_index(order, counts):
+def test_index(order, counts, soaking):
     case = type(f"IndexMachine{order}", (IndexMachine,), {"order": order})
-    machines.run(case, "index", 30, 60, counts)
+    machines.run(case, "index", 30, 60, counts, soaking)

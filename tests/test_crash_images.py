@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import models
 import pytest
+from soak import Soaking
 
 import kvcore
 from kvcore.testing.faults import CrashImages, Op, RecordingIo
@@ -152,20 +153,21 @@ def recovered(directory: Path, run: Recording, ops: list[Op], index: int) -> Sta
     return state
 
 
+@pytest.mark.soak(weight=3)
 @pytest.mark.parametrize("sync", ["always", "interval", "off"])
-@pytest.mark.parametrize("seed", range(4))
-def test_random_images(tmp_path: Path, ram_dir: Path, counts: Counter[str], sync: str,
-                       seed: int) -> None:
+def test_random_images(ram_dir: Path, counts: Counter[str], sync: str, soaking: Soaking) -> None:
     """Any part of what was not synced may be missing, at any call of the run."""
-    run = Recording(ram_dir / "db", sync, seed)
-    images = run.run(60)
-    for index, materialise in images.images(seed, points=_points(run, images, 160)):
-        materialise(ram_dir / "image")
-        recovered(ram_dir / "image", run, images.ops, index)
-        counts["crash images of a store"] += 1
+    for seed in soaking(4):
+        run = Recording(ram_dir / f"db{seed}", sync, seed)
+        images = run.run(60)
+        for index, materialise in images.images(seed, points=points(run, images, 160)):
+            materialise(ram_dir / "image")
+            recovered(ram_dir / "image", run, images.ops, index)
+            counts["crash images of a store"] += 1
+        shutil.rmtree(run.root)
 
 
-def _points(run: Recording, images: CrashImages, most: int) -> list[int]:
+def points(run: Recording, images: CrashImages, most: int) -> list[int]:
     """Crash points: right behind the calls that change something, as many as asked for."""
     changing = [i + 1 for i, op in enumerate(images.ops) if op.kind not in ("marker", "read")]
     return sorted(run.rng.sample(changing, min(most, len(changing))))
@@ -176,34 +178,41 @@ def test_systematic_images(ram_dir: Path, counts: Counter[str], sync: str) -> No
     """Nothing of the unsynced, all of it, all but one write, each write torn at each sector."""
     run = Recording(ram_dir / "db", sync, 99)
     images = run.run(12)
-    for index, materialise in images.systematic(bound=6, points=_points(run, images, 60)):
+    for index, materialise in images.systematic(bound=6, points=points(run, images, 60)):
         materialise(ram_dir / "image")
         recovered(ram_dir / "image", run, images.ops, index)
         counts["crash images of a store"] += 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("sync", ["always", "interval"])
-def test_crash_during_recovery(ram_dir: Path, counts: Counter[str], sync: str) -> None:
+def test_crash_during_recovery(ram_dir: Path, counts: Counter[str], sync: str,
+                               soaking: Soaking) -> None:
     """A recovery that is cut short leaves an image that recovers to the same state."""
-    run = Recording(ram_dir / "db", sync, 7)
+    for seed in soaking(1):
+        _recover_twice(Recording(ram_dir / f"db{seed}", sync, 7 + seed), ram_dir, counts)
+
+
+def _recover_twice(run: Recording, ram_dir: Path, counts: Counter[str]) -> None:
     images = run.run(40)
     first, second = ram_dir / "image", ram_dir / "second"
-    for index, materialise in images.images(3, points=_points(run, images, 25)):
+    for index, materialise in images.images(3, points=points(run, images, 25)):
         materialise(first)
         shutil.rmtree(ram_dir / "initial", ignore_errors=True)
         shutil.copytree(first, ram_dir / "initial")
         io = RecordingIo(sync=False)
-        with kvcore.open(first, sync=sync, io=io, **OPTIONS) as db:
+        with kvcore.open(first, sync=run.sync, io=io, **OPTIONS) as db:
             wanted = db.hash().hash
         again = CrashImages(io.ops(), first, initial=ram_dir / "initial")
-        points = sorted(run.rng.sample(range(len(again.ops) + 1), min(12, len(again.ops))))
-        for _, materialise_again in again.images(index, points=points):
+        some = sorted(run.rng.sample(range(len(again.ops) + 1), min(12, len(again.ops))))
+        for _, materialise_again in again.images(index, points=some):
             materialise_again(second)
-            with kvcore.open(second, sync=sync, **OPTIONS) as db:
+            with kvcore.open(second, sync=run.sync, **OPTIONS) as db:
                 assert db.hash().hash == wanted
                 assert db.revision >= run.states[marks(images.ops, index)[0]].revision
                 db._check()
             counts["crash images of a recovery"] += 1
+    shutil.rmtree(run.root)
 
 
 def test_older_checkpoint_serves_when_the_newest_is_damaged(ram_dir: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model_ring import ModelRing
+from soak import Soaking
 
 from kvcore.errors import OutOfMemoryError
 from kvcore.testing._ring_probe import RingProbe, RingRow
@@ -128,9 +129,11 @@ class FullRingMachine(RingMachine):
     policy = FULL
 
 
+@pytest.mark.soak(weight=0.5)
 @pytest.mark.parametrize("machine", [RingMachine, FullRingMachine])
-def test_ring(machine: type[RingMachine], counts: Counter[str]) -> None:
-    machines.run(machine, "ring", 40, 30, counts)
+def test_ring(machine: type[RingMachine], counts: Counter[str],
+              soaking: Soaking) -> None:
+    machines.run(machine, "ring", 40, 30, counts, soaking)
 
 
 def filled(policy: int, capacity: int, pushes: int, size: int) -> RingProbe:

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import pytest
 import sigkill_child
+from soak import Soaking
 
 import kvcore
 
 CHILD = Path(sigkill_child.__file__)
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-KILLS = int(os.environ.get("KVCORE_KILLS", "100"))
+KILLS = 100
 DIRECTORIES = 4
 
 
@@ -145,19 +146,19 @@ def check(directory: Path, killed: Killed, sync: str, highest: int,
     return revision
 
 
+@pytest.mark.soak(weight=0.5)
 @pytest.mark.parametrize("number", range(DIRECTORIES))
-def test_sigkill(number: int, counts: Counter[str]) -> None:
+def test_sigkill(number: int, counts: Counter[str], soaking: Soaking) -> None:
     """Kills at random moments of one directory's life; the last directory is on a real disk."""
     rng = random.Random(number)
     sync = ["always", "interval", "off", "always"][number]
     base = "/dev/shm" if os.path.isdir("/dev/shm") and number < DIRECTORIES - 1 else None
-    directory = Path(tempfile.mkdtemp(prefix="kvcore-kill-", dir=base))
+    parent = Path(tempfile.mkdtemp(prefix="kvcore-kill-", dir=base))
+    directory = parent / "store"
     highest = 1
-    for generation in range(KILLS // DIRECTORIES):
+    for generation in soaking(KILLS // DIRECTORIES):
         killed = Killed(directory, generation, sync, rng.choice([2, 20, 200, 600, 1500]))
         highest = check(directory, killed, sync, highest, counts)
         counts["kills survived"] += 1
     assert number == 0 or counts["backups restored behind a kill"] > 0
-    for end in ("-backup", "-backup-old"):
-        shutil.rmtree(directory.with_name(directory.name + end), ignore_errors=True)
-    shutil.rmtree(directory)  # kept when something failed: it is the evidence
+    shutil.rmtree(parent)  # kept when something failed: it is the evidence

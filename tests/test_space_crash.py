@@ -3,25 +3,30 @@
 
     churn: put_many over few keys, retention by number, small checkpoints ──► moves, retirement,
     recycling ──► crash at any call ──► the image must be the model's, as in test_crash_images
-
-KVCORE_IMAGES=n asks for n images of each run.
 """
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-import test_crash_images
-from test_crash_images import ACKNOWLEDGED, BEGUN, DURABLE, OPTIONS, Recording, recovered
+from soak import Soaking
+from test_crash_images import (
+    ACKNOWLEDGED,
+    BEGUN,
+    DURABLE,
+    OPTIONS,
+    Recording,
+    points,
+    recovered,
+)
 
 import kvcore
 from kvcore.testing.clocks import ManualClock
 
-IMAGES = int(os.environ.get("KVCORE_IMAGES", "150"))
 HISTORY = 120
 CHURN = [b"/churn/%02d" % i for i in range(40)]
 STATIC = [b"/static/%03d" % i for i in range(400)]
@@ -92,22 +97,29 @@ class Moving(Recording):
                 return
 
 
+@pytest.mark.soak(weight=6)
 @pytest.mark.parametrize("sync", ["always", "interval", "off"])
-@pytest.mark.parametrize("seed", range(3))
-def test_images_of_moving(tmp_path: Path, ram_dir: Path, counts: Counter[str], sync: str,
-                          seed: int) -> None:
+def test_images_of_moving(ram_dir: Path, counts: Counter[str], sync: str,
+                          soaking: Soaking) -> None:
     """Nothing acknowledged is in a segment that is gone, whenever the crash comes."""
-    run = Moving(ram_dir / "db", sync, seed)
+    seen: Counter[str] = Counter()
+    for seed in soaking(3):
+        seen += _images_of(Moving(ram_dir / f"db{seed}", sync, seed), seed, ram_dir, counts)
+    assert seen["moved_bytes"] > 0 and seen["retired_segments"] > 12
+    assert seen["written again"] > 0
+
+
+def _images_of(run: Moving, seed: int, ram_dir: Path, counts: Counter[str]) -> Counter[str]:
     images = run.run(120)
-    assert run.space["moved_bytes"] > 0 and run.space["retired_segments"] > 4
-    renamed = [op for op in images.ops if op.kind == "rename" and ".seg" in str(op.path)
-               and not str(op.path).endswith(".tmp")]
-    assert renamed, "a retired file was written again"
-    points = test_crash_images._points(run, images, IMAGES)
-    for index, materialise in images.images(seed, points=points):
+    run.space["written again"] = sum(
+        op.kind == "rename" and ".seg" in op.path and not op.path.endswith(".tmp")
+        for op in images.ops)
+    for index, materialise in images.images(seed, points=points(run, images, 150)):
         materialise(ram_dir / "image")
         recovered(ram_dir / "image", run, images.ops, index)
         counts["crash images with moves and recycling"] += 1
+    shutil.rmtree(run.root)
+    return run.space
 
 
 def churn(db: kvcore.Store, rounds: int, **more: Any) -> dict[bytes, bytes]:

@@ -4,7 +4,7 @@
     StoreMachine            the store in memory, orders 3, 4 and 32
     DurableStoreMachine     tiny segments; reopened clean, with checkpoints, synced or not
 
-KVCORE_SOAK_SECONDS runs them for that long instead of the fixed number of examples.
+In a soak they go on with further examples.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from soak import Soaking
 
 import kvcore
 
@@ -266,13 +267,15 @@ class DurableStoreMachine(StoreMachine):
             shutil.rmtree(self.directory)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("part", range(4))
-def test_store_in_memory(part: int, counts: Counter[str]) -> None:
+def test_store_in_memory(part: int, counts: Counter[str], soaking: Soaking) -> None:
     """Part of the examples each, so that a failure ends the rest early."""
-    machines.run(StoreMachine, StoreMachine.kind, 90, 100, counts)
+    machines.run(StoreMachine, StoreMachine.kind, 90, 100, counts, soaking)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("part", range(4))
-def test_durable_store(part: int, counts: Counter[str]) -> None:
+def test_durable_store(part: int, counts: Counter[str], soaking: Soaking) -> None:
     """The same for the durable store."""
-    machines.run(DurableStoreMachine, DurableStoreMachine.kind, 65, 100, counts)
+    machines.run(DurableStoreMachine, DurableStoreMachine.kind, 65, 100, counts, soaking)

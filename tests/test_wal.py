@@ -25,7 +25,7 @@ from model_wal import (
 )
 
 from kvcore import errors
-from kvcore._native import crc32c
+from kvcore._native import crc32c, crc32c_software
 from kvcore._record_log import WriteAheadLog
 from kvcore.testing.faults import RecordingIo
 
@@ -72,6 +72,16 @@ def test_model_crc_is_crc32c() -> None:
     for n in (0, 1, 7, 64, 1000):
         data = random.Random(n).randbytes(n)
         assert model_crc32c(data, 77) == crc32c(data, 77)
+        assert model_crc32c(data, 77) == crc32c_software(data, 77)
+
+
+def test_crc_of_every_length() -> None:
+    """Three streams side by side, and what is left over, are one stream."""
+    rng = random.Random(0)
+    data = rng.randbytes(6000)
+    for n in [*range(2500), 3071, 3072, 3073, 4607, 4608, 5990]:
+        at, seed = rng.randrange(10), rng.getrandbits(32)
+        assert crc32c(data[at:at + n], seed) == crc32c_software(data[at:at + n], seed)
 
 
 def test_first_batch_has_the_documented_bytes(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from model_wal import CEILING, COMMANDS, MARK, SEAL, model_crc32c, read_segment
 
+import kvcore
 from kvcore import errors
-from kvcore.testing._wal_probe import LogProbe, cell
+from kvcore.testing._wal_probe import LogProbe, cell, put_keys
 from kvcore.testing.faults import CrashImages, RecordingIo
 
 SMALL = 64 * 1024
@@ -357,3 +358,25 @@ def test_independent_reader_sees_all_kinds(tmp_path: Path) -> None:
     assert [(b.kind, b.payload, b.term) for b in batches] == [
         (COMMANDS, b"p", 2), (CEILING, b"ppp", 2), (MARK, b"ppppp", 2), (SEAL, b"", 2)]
     assert batches[-1].revision == 7 and batches[-1].first_index == 10
+
+
+def test_keys_of_puts_among_commands(tmp_path: Path) -> None:
+    """What the committer looks up while the disk writes: puts, also in transactions, no others."""
+    nested = kvcore.Txn([kvcore.Compare.version(b"n") > 0], [kvcore.Put(b"4", bytes(70_000))],
+                        [kvcore.Delete(b"y"), kvcore.Put(b"5", b"\x96\1" * 40)])
+    ops = [kvcore.Put(b"%d" % i) for i in range(100, 120)]
+    with kvcore.open(tmp_path / "db", maintenance=False) as db:
+        db.put_many([(b"1", b"a"), (b"2", b"\x94\3")])
+        db.delete(b"x", prev=True)
+        db.txn([kvcore.Compare.value(b"3") == b"\x96\1", kvcore.Compare.lease(b"3") < 4],
+               [kvcore.Get(b"g"), kvcore.Put(b"3", lease=0), nested], [kvcore.Range(b"r", b"s")])
+        db.txn([], ops)
+        db.txn([], [], [])
+        db.compact(db.revision)
+        db.lease(60)
+        db.put(b"6")
+    probe = LogProbe(tmp_path / "db")
+    probe.recover()
+    found = [key for batch in probe.batches if batch.kind == COMMANDS
+             for key in put_keys(batch.payload)]
+    assert found == [b"1", b"2", b"3", b"4", b"5", *(op.key for op in ops), b"6"]

@@ -10,8 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import machines
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from soak import Soaking
 
 from kvcore._record_log import WriteAheadLog
 from kvcore.testing.faults import CrashImages, RecordingIo
@@ -114,5 +116,6 @@ class WalMachine(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
-def test_log(counts: Counter[str]) -> None:
-    machines.run(WalMachine, "log", 60, 25, counts)
+@pytest.mark.soak
+def test_log(counts: Counter[str], soaking: Soaking) -> None:
+    machines.run(WalMachine, "log", 60, 25, counts, soaking)

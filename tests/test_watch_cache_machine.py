@@ -14,6 +14,7 @@ from cache_events import event, seen
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from model_ring import ModelRing
+from soak import Soaking
 
 import kvcore
 from kvcore import WatchCache
@@ -135,6 +136,8 @@ class FullCacheMachine(CacheMachine):
     policy = "full"
 
 
+@pytest.mark.soak(weight=0.5)
 @pytest.mark.parametrize("machine", [CacheMachine, FullCacheMachine])
-def test_watch_cache(machine: type[CacheMachine], counts: Counter[str]) -> None:
-    machines.run(machine, "watch cache", 40, 30, counts)
+def test_watch_cache(machine: type[CacheMachine], counts: Counter[str],
+                     soaking: Soaking) -> None:
+    machines.run(machine, "watch cache", 40, 30, counts, soaking)

@@ -5,7 +5,7 @@
     DurableWatchMachine   tiny segments; checkpoints, reopened clean
 
 Every answer of every watch is predicted by its ModelWatch, and checked by watch_checker as well.
-KVCORE_SOAK_SECONDS runs them for that long instead of the fixed number of examples.
+In a soak they go on with further examples.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from soak import Soaking
 from together import finish
 
 import kvcore
@@ -361,13 +362,15 @@ class DurableWatchMachine(WatchMachine):
             shutil.rmtree(self.directory)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("part", range(2))
-def test_watches_in_memory(part: int, counts: Counter[str]) -> None:
+def test_watches_in_memory(part: int, counts: Counter[str], soaking: Soaking) -> None:
     """Part of the examples each, so that a failure ends the rest early."""
-    machines.run(WatchMachine, WatchMachine.kind, 20, 80, counts)
+    machines.run(WatchMachine, WatchMachine.kind, 20, 80, counts, soaking)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("part", range(2))
-def test_durable_watches(part: int, counts: Counter[str]) -> None:
+def test_durable_watches(part: int, counts: Counter[str], soaking: Soaking) -> None:
     """The same for the durable store."""
-    machines.run(DurableWatchMachine, DurableWatchMachine.kind, 14, 80, counts)
+    machines.run(DurableWatchMachine, DurableWatchMachine.kind, 14, 80, counts, soaking)

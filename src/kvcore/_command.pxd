@@ -104,6 +104,8 @@ cdef void decode_put(Cursor* c, PutCmd* out) noexcept nogil
 cdef void decode_delete(Cursor* c, int64_t* flags, SpanCmd* out) noexcept nogil
 cdef void decode_range(Cursor* c, RangeCmd* out) noexcept nogil
 cdef void decode_compare(Cursor* c, CompareCmd* out) noexcept nogil
+# The next put between here and the end, inside transactions too; False: none.
+cdef bint next_put(Cursor* c, PutCmd* out) noexcept nogil
 # True: the span is one key.  Otherwise [start, end) with end.ptr == NULL for no bound.
 cdef bint span_bounds(const SpanCmd* s, KvSlice* start, KvSlice* end) noexcept nogil
 

@@ -158,6 +158,27 @@ cdef void decode_compare(Cursor* c, CompareCmd* out) noexcept nogil:
     _decode_span(c, &out.span)
 
 
+cdef bint next_put(Cursor* c, PutCmd* out) noexcept nogil:
+    """Commands and operations are arrays that begin with a number, lists of them arrays that do
+    not."""
+    cdef uint32_t n
+    cdef int64_t kind
+    while not c.bad and c.p < c.end:
+        n = mp_array(c)
+        if c.bad or n == 0 or c.p == c.end or (c.p[0] & 0xF0) == 0x90 or c.p[0] == 0xDC:
+            continue
+        kind = mp_int(c)
+        if n == 6 and kind == CMD_PUT:
+            decode_put(c, out)
+            return not c.bad
+        if n == 4 and kind == CMD_TXN:
+            continue                         # its three lists follow
+        while n > 1:
+            mp_skip(c)
+            n -= 1
+    return False
+
+
 cdef bint span_bounds(const SpanCmd* s, KvSlice* start, KvSlice* end) noexcept nogil:
     start[0] = s.key
     end[0] = s.end

@@ -25,23 +25,27 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from kvcore._command cimport Cursor, buf_free
+from kvcore._btree cimport BtView, bt_find_many, bt_view
+from kvcore._command cimport Cursor, PutCmd, buf_free, next_put
 from kvcore._native cimport (
-    KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, KV_UNKNOWN_OUTCOME, kv_add_int, kv_assert,
-    kv_cond_broadcast, kv_cond_destroy, kv_cond_init, kv_cond_signal, kv_cond_wait,
-    kv_cond_wait_ns, kv_load_int, kv_load_u64, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock,
-    kv_store_i64, kv_store_int, kv_thread_start,
+    KV_CLOSED, KV_IO, KV_NOMEM, KV_OK, KV_POISONED, KV_UNKNOWN_OUTCOME, KvSlice, KvVersion,
+    kv_add_int, kv_assert, kv_cond_broadcast, kv_cond_destroy, kv_cond_init, kv_cond_signal,
+    kv_cond_wait, kv_cond_wait_ns, kv_load_int, kv_load_u64, kv_mutex_init, kv_mutex_lock,
+    kv_mutex_unlock, kv_store_i64, kv_store_int, kv_thread_start,
 )
 from kvcore._result cimport result_free, result_init
 from kvcore._segment_table cimport table_bytes
 from kvcore._state cimport state_apply, state_deinit, state_init
 from kvcore._wakeups cimport Ready, ready_fire
-from kvcore._wal cimport WAL_CEILING, WAL_COMMANDS, Wal, wal_append, wal_stage, wal_sync
+from kvcore._wal cimport (WAL_CEILING, WAL_COMMANDS, Wal, wal_append, wal_begin_sync, wal_stage,
+                          wal_sync)
 from kvcore._watchers cimport hub_deinit, hub_init, hub_wake
 
 cdef enum:
     WAIT_SLICE_NS = 50000000     # how often a waiter looks for signals
     APPLY_SLICE = 64             # commands applied per hold of the lock
+    WARM_BYTES = 16 * 1024       # of a batch that takes the disk long enough
+    WARM_KEYS = 256
 
 
 # =================================================================================================
@@ -90,6 +94,33 @@ cdef int _raise_ceiling(Commit* c, uint32_t count) noexcept nogil:
     return rc
 
 
+cdef void _warm(Commit* c, Request* first) noexcept nogil:
+    """Looks up a batch's keys while the disk writes it: applying then finds its way in the
+    cache."""
+    cdef KvSlice keys[WARM_KEYS]
+    cdef KvVersion found[APPLY_SLICE]
+    cdef int status[APPLY_SLICE]
+    cdef Request* r = first
+    cdef Cursor cur
+    cdef PutCmd put
+    cdef BtView view
+    cdef uint64_t n = 0, i = 0
+    while r != NULL and n < WARM_KEYS:
+        cur.p = r.cmd.p
+        cur.end = r.cmd.p + r.cmd.len
+        cur.bad = False
+        while n < WARM_KEYS and next_put(&cur, &put):
+            keys[n] = put.key
+            n += 1
+        r = r.next
+    while i < n:
+        kv_mutex_lock(&c.lock)
+        view = bt_view(&c.state.tree)
+        bt_find_many(&view, &keys[i], min(n - i, <uint64_t>APPLY_SLICE), found, status)
+        kv_mutex_unlock(&c.lock)
+        i += APPLY_SLICE
+
+
 cdef int _write_batch(Commit* c, Request* first, uint64_t total, uint32_t count,
                       uint64_t* pos) noexcept nogil:
     cdef Request* r = first
@@ -111,7 +142,11 @@ cdef int _write_batch(Commit* c, Request* first, uint64_t total, uint32_t count,
     rc = wal_append(c.wal, WAL_COMMANDS, total, count, c.state.applied_index + 1, c.state.term,
                     c.state.revision, pos)
     if rc == KV_OK and c.sync_mode == SYNC_ALWAYS:
-        rc = wal_sync(c.wal)
+        if total >= WARM_BYTES:
+            rc = wal_begin_sync(c.wal)
+            _warm(c, first)
+        if rc == KV_OK:
+            rc = wal_sync(c.wal)
     else:
         kv_store_int(&c.dirty, 1)
     return rc

@@ -108,6 +108,7 @@ cdef extern from "_os.h" nogil:
         int (*map)(void* ctx, int handle, uint64_t n, void** out) noexcept nogil
         int (*unmap)(void* ctx, void* p, uint64_t n) noexcept nogil
         int (*links)(void* ctx, int handle) noexcept nogil
+        int (*begin_sync)(void* ctx, int handle, uint64_t off, uint64_t n) noexcept nogil
 
     ctypedef struct KvClock:
         void* ctx

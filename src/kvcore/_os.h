@@ -46,6 +46,9 @@ typedef struct KvIo {
                void **out);                       /* read-only view; -ENOSYS: use read_at */
     int (*unmap)(void *ctx, void *p, uint64_t bytes);
     int (*links)(void *ctx, int handle);          /* names of the file, or -errno */
+    int (*begin_sync)(void *ctx, int handle, uint64_t off,
+                      uint64_t bytes);            /* start writing back; promises nothing; may be
+                                                     NULL */
 } KvIo;
 
 typedef struct KvClock {
@@ -149,6 +152,17 @@ static int kv_px_map(void *ctx, int h, uint64_t n, void **out) {
 static int kv_px_unmap(void *ctx, void *p, uint64_t n) {
     (void)ctx; return munmap(p, (size_t)n) ? -errno : 0;
 }
+static int kv_px_begin_sync(void *ctx, int h, uint64_t off, uint64_t n) {
+    (void)ctx;
+#if defined(__linux__)
+    /* Without the WAIT flags it takes no error away from the fdatasync that follows. */
+    if (sync_file_range(h, (off_t)off, (off_t)n, SYNC_FILE_RANGE_WRITE) && errno != ENOSYS
+        && errno != EINVAL && errno != ESPIPE) return -errno;
+#else
+    (void)h; (void)off; (void)n;
+#endif
+    return 0;
+}
 static int kv_px_links(void *ctx, int h) {
     (void)ctx;
     struct stat st;
@@ -158,7 +172,7 @@ static int kv_px_links(void *ctx, int h) {
 __attribute__((unused)) static const KvIo kv_posix_io = {
     NULL, kv_px_open, kv_px_close, kv_px_size, kv_px_allocate, kv_px_write_at, kv_px_read_at,
     kv_px_truncate, kv_px_sync, kv_px_rename, kv_px_unlink, kv_px_sync_dir, kv_px_map, kv_px_unmap,
-    kv_px_links,
+    kv_px_links, kv_px_begin_sync,
 };
 
 static uint64_t kv_px_now(void *ctx) {

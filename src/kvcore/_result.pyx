@@ -27,7 +27,8 @@ from kvcore._wal cimport wal_ptr, wal_value
 
 cdef enum:
     VALUE_HEAD = 5               # bytes between a cell's key and its value
-    AHEAD_ROWS = 4
+    AHEAD_ROWS = 3
+    AHEAD_BYTES = 1280
 
 # =================================================================================================
 # C face
@@ -252,18 +253,20 @@ cdef class RangeResult:
         raise TypeError("RangeResult objects come from a store")
 
     cdef void _fetch_ahead(self, uint64_t i) noexcept:
-        """A value's first lines, a few rows ahead; the processor fetches the rest."""
+        """A value's lines, a few rows ahead."""
         cdef KvRow* r
         cdef const uint8_t* p
+        cdef uint64_t n, k = 0
         if i + AHEAD_ROWS >= self.n:
             return
         r = &self.rows.c.rows[self.start + i + AHEAD_ROWS]
-        p = wal_ptr(&self.pin.log.c, r.v.pos, 13 + <uint64_t>r.key_len + r.v.len)
+        n = 13 + <uint64_t>r.key_len + r.v.len
+        p = wal_ptr(&self.pin.log.c, r.v.pos, n)
         if p != NULL:
-            kv_prefetch(p)
-            kv_prefetch(p + 64)
-            kv_prefetch(p + 128)
-            kv_prefetch(p + 192)
+            n = min(n, <uint64_t>AHEAD_BYTES)
+            while k < n:
+                kv_prefetch(p + k)
+                k += 64
 
     cdef KeyValue at(self, uint64_t i):
         cdef KeyValue kv = KeyValue.__new__(KeyValue)

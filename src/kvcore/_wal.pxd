@@ -120,6 +120,9 @@ cdef uint8_t* wal_stage_more(Wal* w, uint64_t n) noexcept nogil
 cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count,
                     uint64_t first_index, uint64_t term, int64_t revision,
                     uint64_t* payload_pos) noexcept nogil
+# Starts writing back what was appended, so that something else may be done before wal_sync.  It
+# promises nothing; a failure is one of the write.
+cdef int wal_begin_sync(Wal* w) noexcept nogil
 # Makes everything appended durable.  A failure poisons the log and is never retried.
 cdef int wal_sync(Wal* w) noexcept nogil
 cdef WalSegment* wal_current(const Wal* w) noexcept nogil        # NULL: none yet

@@ -219,6 +219,18 @@ cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count,
     return KV_OK
 
 
+cdef int wal_begin_sync(Wal* w) noexcept nogil:
+    cdef WalSegment* s = wal_current(w)
+    cdef uint64_t start = max(w.durable_pos, s.seq << w.segment_shift)
+    cdef int rc = wal_may_write(w)
+    if rc == KV_OK and not w.in_memory and w.io.begin_sync != NULL and w.written_pos > start:
+        rc = w.io.begin_sync(w.io.ctx, s.handle, start - (s.seq << w.segment_shift),
+                             w.written_pos - start)
+        if kv_unlikely(rc != 0):
+            return _poison(w, rc)
+    return rc
+
+
 cdef int wal_sync(Wal* w) noexcept nogil:
     cdef int rc = wal_may_write(w)
     if rc != KV_OK:

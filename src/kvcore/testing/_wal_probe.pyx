@@ -12,6 +12,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from kvcore._ahead cimport ahead_step
+from kvcore._command cimport Cursor, PutCmd, next_put
 from kvcore._native cimport KV_CORRUPT, KV_NOMEM, KV_OK, KvSlice, kv_raise
 from kvcore._wal cimport (
     CELL_HEAD, Log, WalBatch, cell_write, wal_append, wal_ptr, wal_read,
@@ -35,6 +36,19 @@ cdef int _collect(void* ctx, const WalBatch* b, const uint8_t* payload,
             b.pos, b.durable_upto, b.first_index, b.term, b.revision, b.count, b.kind,
             payload[:b.len], payload_pos))
     return KV_OK
+
+
+def put_keys(const uint8_t[::1] payload not None):
+    """Keys of the puts among these commands, as the committer finds them to warm the index."""
+    cdef Cursor cur
+    cdef PutCmd put
+    found = []
+    cur.p = &payload[0]
+    cur.end = cur.p + payload.shape[0]
+    cur.bad = False
+    while next_put(&cur, &put):
+        found.append(put.key.ptr[:put.key.len])
+    return found
 
 
 cdef class LogProbe:
