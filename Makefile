@@ -8,7 +8,7 @@ VENV    := .venv
 BIN     := $(CURDIR)/$(VENV)/bin
 SECONDS ?= 60
 PYTEST  := $(BIN)/python -m pytest
-PEERS   := lmdb rocksdict plyvel
+PEERS   := 'lmdb>=1.4' 'rocksdict>=0.3.23' 'plyvel>=1.5'
 
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md $(wildcard examples/*) \
            $(shell find src/kvcore -name '*.py' -o -name '*.py[ix]' -o -name '*.pxd' -o -name '*.h')
@@ -82,10 +82,10 @@ $(VENV)/.tools: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install -q '.[test,bench,dev]'
 	touch $@
 
-# Each by itself where not all can be installed: the benchmark names those that are absent.
+# Each by itself: the benchmark names those that cannot be installed here.
 $(VENV)/.peers: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install -q '.[peers]' || for peer in $(PEERS); do \
-	  $(BIN)/python -m pip install -q $$peer || echo "$$peer cannot be installed" >&2; done
+	for peer in $(PEERS); do $(BIN)/python -m pip install -q $$peer || \
+	  echo "$$peer cannot be installed" >&2; done
 	touch $@
 
 build/verify/.built: $(VENV)/.tools $(SOURCES)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import hypothesis
 import pytest
 import soak
@@ -66,6 +67,12 @@ def opened(ram_dir: Path, recording: watch_checker.Recording) -> Iterator[Stores
     stores = Stores()
     yield stores
     stores.finish()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> commands.Run:
+    """Runs a command line in this process."""
+    return commands.runner(capsys)
 
 
 @pytest.fixture

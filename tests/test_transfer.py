@@ -9,21 +9,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Run
 from hypothesis import given
 from hypothesis import strategies as st
 from stores import Stores
 
 import kvcore
 from kvcore import transfer
-from kvcore.cli import main
 from kvcore.transfer import check_lines, export_lines, import_lines
 
-Run = Callable[..., tuple[int, str, str]]
 KEYS = st.binary(min_size=1, max_size=6) | st.text(min_size=1, max_size=4).map(str.encode)
 
 
@@ -285,16 +283,6 @@ def test_whole_batches_before_a_wrong_line_are_told(opened: Stores, small: None)
 
 
 # --- the commands ---------------------------------------------------------------------------------
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process: (exit code, standard output, standard error)."""
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-    return call
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
