@@ -1,106 +1,141 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of the operating system that fail, one at a time, anywhere in a store's life.
+"""Calls of the operating system that fail, one at a time and in pairs, anywhere in a store's life.
 
 Whatever fails: nothing acknowledged is lost, the request it hit is whole or absent, nothing is
 written behind a failed write or sync of the log, reads go on, and the directory opens again.
+KVCORE_SOAK_SECONDS=n tries more pairs, and every call of the long lives.
 """
 
 from __future__ import annotations
 
 import errno
+import random
+import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_lives import LIVES, OPTIONS, Plain
+from machines import soak_seconds
 
 import kvcore
 from kvcore.testing.faults import RecordingIo
 
-OPTIONS: dict[str, Any] = {"segment_bytes": 65536, "max_request_bytes": 16384,
-                           "maintenance": False, "replay_target": 0.0}
-KINDS = ["open", "close", "write", "allocate", "truncate", "sync", "rename", "unlink",
-         "sync_dir", "map"]
+KINDS: list[Any] = ["open", "close", "write", "allocate", "truncate", "sync", "rename", "unlink",
+                    "sync_dir", "map", "read"]
+ERRNOS = [errno.ENOSPC, errno.EIO, errno.EINTR]
+STEPS = {"plain": 1, "space": 1, "backup": 1, "opens": 1}
+NEVER = {"unlink", "map", "close", "truncate", "read"}        # kinds that never stop the log
 
 
-class Life:
-    """A store that puts, steps, checkpoints and compacts while something fails."""
-
-    def __init__(self, directory: Path, io: RecordingIo, sync: str) -> None:
-        self.db = kvcore.open(directory, io=io, sync=sync, **OPTIONS)
-        self.acked: dict[bytes, bytes] = {}
-        self.unknown: dict[bytes, bytes] = {}
-        self.errors: list[str] = []
-
-    def attempt(self, call: Callable[[], Any]) -> bool:
-        try:
-            call()
-        except kvcore.StorageError as error:
-            self.errors.append(type(error).__name__)
-            return False
-        return True
-
-    def live(self) -> None:
-        for i in range(14):
-            key, value = b"k%02d" % i, b"%02d" % i * 3500
-            if self.attempt(lambda key=key, value=value: self.db.put(key, value)):
-                self.acked[key] = value
-            elif self.errors[-1] == "OutcomeUnknownError":
-                self.unknown[key] = value
-            self.db.step()
-            if i in (4, 8):
-                self.attempt(self.db.checkpoint)
-            if i == 10:
-                self.attempt(lambda: self.db.compact(self.db.revision))
-                self.attempt(self.db.sync)
-        for key, value in self.acked.items():
-            assert self.db.get(key).value == value
-        self.db._check()
-
-
-def first_error_stays(life: Life) -> None:
-    """At most one request's outcome is unknown; behind it nothing is written any more."""
-    assert life.errors.count("OutcomeUnknownError") <= 1
-    if "OutcomeUnknownError" in life.errors:
-        at = life.errors.index("OutcomeUnknownError")
-        assert set(life.errors[at + 1:]) <= {"PoisonedError", "StorageError"}
-        assert life.db.status().poisoned
-    if life.db.status().poisoned:
-        with pytest.raises(kvcore.PoisonedError, match="No space left on device"):
-            life.db.put(b"more")
-        with pytest.raises(kvcore.PoisonedError):
-            life.db.submit(kvcore.Put(b"more")).result(60)
+def one_life(root: Path, life: str, sync: str, plans: list[tuple[Any, int, int, dict[str, Any]]],
+             counts: Counter[str]) -> tuple[bool, bool]:
+    """A life with these plans; whether it was poisoned, and whether the first plan struck."""
+    io = RecordingIo()
+    lived = LIVES[life](root, io, sync=sync)
+    before = io.calls(plans[0][0])
+    for kind, nth, number, more in plans:
+        io.fail(kind, nth, number, **more)
+    lived.live()
+    reached = io.calls(plans[0][0]) - before >= plans[0][1]
+    poisoned = not lived.db.closed and lived.db.status().poisoned
+    lived.end(strict=len(plans) == 1)
+    counts["system calls failed"] += io.struck
+    return poisoned, reached
 
 
 @pytest.mark.parametrize("sync", ["always", "off"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_failure(kind: str, sync: str, ram_dir: Path, counts: Counter[str]) -> None:
-    """The nth call of a kind fails, for every n of a store's life."""
-    nth, poisoned = 1, 0
-    while True:
-        directory, io = ram_dir / f"{nth}", RecordingIo()
-        life = Life(directory, io, sync)
-        before = io.calls(kind)
-        io.fail(kind, nth, errno.ENOSPC)
-        life.live()
-        reached = io.calls(kind) - before >= nth
-        first_error_stays(life)
-        poisoned += life.db.status().poisoned
-        life.attempt(life.db.close)
-        with kvcore.open(directory, sync=sync, **OPTIONS) as again:
-            assert again.check() == []
-            found = {kv.key: kv.value for kv in again.range()}
-            assert life.acked.items() <= found.items()
-            assert found.items() <= {**life.acked, **life.unknown}.items()
-            assert again.put(b"on").revision > len(life.acked)
-        if not reached:
-            break
-        counts["system calls failed"] += 1
+@pytest.mark.parametrize("life", LIVES)
+def test_one_failure(life: str, kind: str, sync: str, ram_dir: Path, counts: Counter[str]) -> None:
+    """The nth call of a kind fails, for every n of a store's life; for some n of a long one."""
+    nth, lives, poisoned, reached = 1, 0, 0, True
+    step = 1 if soak_seconds() else STEPS[life]
+    while reached:
+        stopped, reached = one_life(ram_dir / f"{nth}", life, sync,
+                                    [(kind, nth, ERRNOS[lives % 3], {})], counts)
+        poisoned += stopped
+        lives += reached
+        nth += 1 if nth < 10 else step
+    assert lives or kind in ("truncate", "read", "map", "unlink")
+    assert poisoned == 0 or kind not in NEVER
+    assert poisoned > 0 or kind not in ("write", "sync") or life == "opens"
+
+
+@pytest.mark.parametrize("sync", ["always", "off"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", ERRNOS[1:])
+def test_other_errors(number: int, kind: str, sync: str, ram_dir: Path,
+                      counts: Counter[str]) -> None:
+    """Each call of the short life with each other error."""
+    nth, reached = 1, True
+    while reached:
+        _, reached = one_life(ram_dir / f"{nth}", "plain", sync, [(kind, nth, number, {})], counts)
         nth += 1
-    assert nth > 1 or kind in ("truncate", "close")
-    assert poisoned == 0 or kind not in ("unlink", "map", "close")
-    assert poisoned > 0 or kind not in ("write", "sync")
+
+
+@pytest.mark.parametrize("life", LIVES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_there_on(life: str, kind: str, ram_dir: Path, counts: Counter[str]) -> None:
+    """Every call of a kind fails from the nth on: of the log, of checkpoints, of any file."""
+    for nth, pattern in ((1, None), (4, "wal-*"), (2, "checkpoint-*"), (23, None)):
+        one_life(ram_dir / f"{nth}", life, "always",
+                 [(kind, nth, ERRNOS[nth % 3], {"times": None, "path": pattern})] * 1, counts)
+
+
+def random_pair(rng: random.Random) -> list[tuple[Any, int, int, dict[str, Any]]]:
+    """Two plans: anything, anywhere."""
+    plans = []
+    for _ in range(2):
+        kind = rng.choice(KINDS)
+        nth = rng.choice([rng.randrange(1, 8), rng.randrange(1, 40), rng.randrange(1, 200)])
+        more: dict[str, Any] = {"times": rng.choice([1, 1, 2, 5, None]),
+                                "path": rng.choice([None, None, "wal-*", "checkpoint-*", "*.tmp"])}
+        if kind == "write":
+            more["short_bytes"] = rng.choice([0, 0, 1, 63, 64, 512, 4095, 70000])
+        plans.append((kind, nth, rng.choice(ERRNOS), more))
+    return plans
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_pairs(life: str, ram_dir: Path, counts: Counter[str]) -> None:
+    """Two plans at once, seeded; a failing seed names itself."""
+    ends, seed = time.monotonic() + soak_seconds(), 0
+    while seed < 40 or time.monotonic() < ends:
+        rng = random.Random(f"{life}{seed}")
+        plans = random_pair(rng)
+        try:
+            one_life(ram_dir / f"{seed}", life, rng.choice(["always", "off", "interval"]), plans,
+                     counts)
+        except BaseException as error:
+            error.add_note(f"seed {seed}: {plans}")
+            raise
+        counts["pairs of failures"] += 1
+        seed += 1
+
+
+@pytest.mark.parametrize("short", [1, 63, 64, 100, 512, 3600])
+def test_short_writes_anywhere(short: int, ram_dir: Path, counts: Counter[str]) -> None:
+    """The nth write stops in the middle."""
+    nth, reached = 1, True
+    while reached:
+        _, reached = one_life(ram_dir / f"{nth}", "plain", "always",
+                              [("write", nth, errno.EIO, {"short_bytes": short})], counts)
+        nth += 1
+
+
+def test_the_errno_is_told(ram_dir: Path) -> None:
+    """Who meets a stopped log is told why it stopped."""
+    io = RecordingIo()
+    life = Plain(ram_dir / "root", io)
+    io.fail("sync", 2, errno.ENOSPC)
+    life.live()
+    for call in (lambda: life.db.put(b"more"),
+                 lambda: life.db.submit(kvcore.Put(b"more")).result(60)):
+        with pytest.raises(kvcore.PoisonedError, match="No space left on device"):
+            call()
+    life.end()
 
 
 def test_short_write(ram_dir: Path) -> None:

@@ -17,6 +17,7 @@ GIL.
 May not know: the engine, Python objects.
 """
 
+from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset, strdup, strlen
@@ -480,10 +481,12 @@ cdef int ck_load(const KvIo* io, const char* path, CkInfo* info, CkSegment** tab
     leases[0] = NULL
     at[0] = 0
     if handle < 0:
-        return KV_IO
+        reason[0] = NULL                     # nothing is known of what is in it
+        at[0] = <uint64_t>-handle
+        return KV_NOMEM if handle == -ENOMEM else KV_IO
     got = io.read_at(io.ctx, handle, header, CK_HEADER_BYTES, 0)
     if got != CK_HEADER_BYTES:
-        reason[0] = b"checkpoint is cut short"
+        reason[0] = b"checkpoint is cut short" if got >= 0 else b"checkpoint cannot be read"
         rc = KV_IO if got < 0 else KV_CORRUPT
     else:
         rc = _unpack_header(header, info, reason)

@@ -203,6 +203,10 @@ cdef bint commit_await(Commit* c, Request* r, uint64_t ns) noexcept nogil
 cdef void commit_pass_baton(Commit* c) noexcept nogil
 # The committer role for something else than commands.  `even_closing`: also after closing began.
 cdef int commit_claim(Commit* c, Request* control, bint even_closing) noexcept nogil
+# The same in two: True when the role is the caller's, False when it is time to look for signals;
+# commit_unclaim ends it in either case.
+cdef int commit_claim_begin(Commit* c, Request* control, bint even_closing) noexcept nogil
+cdef bint commit_claim_wait(Commit* c, Request* control) noexcept nogil
 cdef void commit_unclaim(Commit* c, Request* control) noexcept nogil
 
 # Syncs what was written.  Takes the role itself.

@@ -486,6 +486,16 @@ cdef bint commit_await(Commit* c, Request* r, uint64_t ns) noexcept nogil:
 
 cdef int commit_claim(Commit* c, Request* control, bint even_closing) noexcept nogil:
     """Waits its turn in the queue.  On return the caller is the committer until commit_unclaim."""
+    cdef int rc = commit_claim_begin(c, control, even_closing)
+    if rc == KV_OK:
+        kv_mutex_lock(&c.qlock)
+        while control.state != REQ_ELECTED:
+            kv_cond_wait(&control.cond, &c.qlock)
+        kv_mutex_unlock(&c.qlock)
+    return rc
+
+
+cdef int commit_claim_begin(Commit* c, Request* control, bint even_closing) noexcept nogil:
     memset(control, 0, sizeof(Request))
     kv_cond_init(&control.cond)
     control.control = True
@@ -498,16 +508,27 @@ cdef int commit_claim(Commit* c, Request* control, bint even_closing) noexcept n
     if not c.busy:
         c.busy = True
         control.state = REQ_ELECTED
-    while control.state != REQ_ELECTED:
-        kv_cond_wait(&control.cond, &c.qlock)
     kv_mutex_unlock(&c.qlock)
     return KV_OK
 
 
-cdef void commit_unclaim(Commit* c, Request* control) noexcept nogil:
+cdef bint commit_claim_wait(Commit* c, Request* control) noexcept nogil:
+    cdef bint mine
     kv_mutex_lock(&c.qlock)
+    if control.state != REQ_ELECTED:
+        kv_cond_wait_ns(&control.cond, &c.qlock, WAIT_SLICE_NS)
+    mine = control.state == REQ_ELECTED
+    kv_mutex_unlock(&c.qlock)
+    return mine
+
+
+cdef void commit_unclaim(Commit* c, Request* control) noexcept nogil:
+    cdef bint mine
+    kv_mutex_lock(&c.qlock)
+    mine = control.state == REQ_ELECTED
     _unlink(c, control)
-    _elect(c)
+    if mine:
+        _elect(c)
     kv_mutex_unlock(&c.qlock)
     kv_cond_destroy(&control.cond)
 
@@ -542,7 +563,11 @@ cdef int commit_init(Commit* c, uint32_t order, Wal* wal, uint64_t capacity) noe
     kv_cond_init(&c.shut_cond)
     kv_cond_init(&c.mcond)
     rc = hub_init(&c.hub, capacity)
-    return rc if rc != KV_OK else state_init(&c.state, order, wal)
+    if rc == KV_OK:
+        rc = state_init(&c.state, order, wal)
+        if rc != KV_OK:
+            hub_deinit(&c.hub)
+    return rc
 
 
 cdef void commit_deinit(Commit* c) noexcept nogil:

@@ -10,6 +10,7 @@ what must be durable is written by the log through its I/O table.  May not know:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -20,6 +21,7 @@ from kvcore.errors import LockedError
 
 __all__ = ["DirectoryLock", "segment_path", "segments", "unfinished"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)      # a full disk is opened all the same: to be emptied
 _SEGMENT = re.compile(r"wal-(\d{16})\.seg")
 
 _held: dict[str, int] = {}
@@ -61,8 +63,13 @@ class DirectoryLock:
                 os.close(descriptor)
                 who = "process {} on {}".format(*(holder.split() + ["?", "?"])[:2])
                 raise LockedError(f"kvcore: {directory} is in use by {who}") from error
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+            try:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+            except OSError as error:
+                if error.errno not in _FULL:        # who holds it is a courtesy
+                    os.close(descriptor)
+                    raise
             self._descriptor = _held[self._name] = descriptor
 
     def release(self) -> None:
@@ -71,10 +78,12 @@ class DirectoryLock:
             descriptor, self._descriptor = self._descriptor, -1
             if descriptor >= 0 and _held.get(self._name) == descriptor:
                 del _held[self._name]
-                os.ftruncate(descriptor, 0)
-                # unlocked by name: a child that was forked in C may still hold the descriptor
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-                os.close(descriptor)
+                try:
+                    os.ftruncate(descriptor, 0)
+                finally:
+                    # unlocked by name: a child that was forked in C may still hold the descriptor
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
+                    os.close(descriptor)
 
 
 def segment_path(directory: str, seq: int) -> str:

@@ -34,6 +34,7 @@ cdef class Engine:
     cdef int _enter_any(self) except -1
     cdef void _leave(self) noexcept
     cdef int _run(self, Request* r) except -1
+    cdef int _turn(self) except -1
     cdef Request* _request(self, bint is_async) except NULL
     cdef int _range(self, const RangeCmd* q, KvResult* out) except -1
     cdef int _read_txn(self, const uint8_t* p, uint64_t n, Request* r) except -1

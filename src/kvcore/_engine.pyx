@@ -32,7 +32,7 @@ from kvcore._command cimport (
 from kvcore._commit cimport (
     CACHED_SNAPSHOTS, FULL_QUOTA, SYNC_ALWAYS, SYNC_INTERVAL, SYNC_OFF, CachedSnapshot, Commit,
     Request, Retention,
-    commit_call, commit_claim, commit_deinit, commit_init, commit_pass_baton, commit_submit,
+    commit_call, commit_claim, commit_claim_begin, commit_claim_wait, commit_deinit, commit_init, commit_pass_baton, commit_submit,
     commit_sync, commit_unclaim, commit_wait, commit_weigh, commit_withdraw, request_drop,
     request_new,
 )
@@ -79,6 +79,7 @@ cdef enum:
     PAGE_ROWS = 100              # a cut list of as many rows is a page: others will follow
     BATCH_BYTES = 4 << 20        # a sync carries up to this much
     MANY_CHUNK = 256
+    SIGNALS_EVERY = 16384        # objects made between two looks for signals
     MAX_WATCH_CAPACITY = 1 << 30
 
 cdef dict _SYNC_MODES = {"always": SYNC_ALWAYS, "interval": SYNC_INTERVAL, "off": SYNC_OFF}
@@ -190,6 +191,8 @@ cdef class Engine:
             c.progress_interval_ns = <uint64_t>(progress_interval * 1e9)
             c.progress_at_ns = c.clock.now_ns(c.clock.ctx) + c.progress_interval_ns
             c.directory = strdup(os.fsencode(self.log.path))
+            if c.directory == NULL:
+                raise OutOfMemoryError()
             self.damaged_checkpoints = startup(c, self.log)
             self.recovery = self.log.recovery
             # The directory's segments may be smaller than the argument says.
@@ -310,6 +313,26 @@ cdef class Engine:
         commit_pass_baton(c)
         return raise_result(r)
 
+    cdef int _turn(self) except -1:
+        """Waits until those are through who commit now.  What a call does next for itself cannot be
+        interrupted; the disk's time for others can: Ctrl-C leaves the queue."""
+        cdef Request control
+        cdef bint mine = False
+        if PyThread_get_thread_ident() != _main_thread:
+            return 0
+        if commit_claim_begin(&self.c, &control, False) != KV_OK:
+            return 0                         # closing: what follows says so
+        try:
+            while True:
+                with nogil:
+                    mine = commit_claim_wait(&self.c, &control)
+                if mine:
+                    break
+                PyErr_CheckSignals()
+        finally:
+            commit_unclaim(&self.c, &control)
+        return 0
+
     def put(self, key, value=b"", *, lease=0, bint prev=False, bint ignore_value=False,
             bint ignore_lease=False):
         """Give `key` a new value; returns when it is durable (sync="always") and visible.
@@ -386,6 +409,7 @@ cdef class Engine:
                 r.count += 1
                 if r.cmd.len >= self.c.batch_bytes:
                     self._run(r)
+                    PyErr_CheckSignals()
                     revisions.extend(range(r.res.revision - r.count + 1, r.res.revision + 1))
                     request_drop(r)
                     r = NULL
@@ -878,6 +902,7 @@ cdef class Engine:
         """Make everything written so far durable (a no-op in sync="always")."""
         cdef int rc
         self._alive()
+        self._turn()
         with nogil:
             rc = commit_sync(&self.c)
         kv_raise(rc, self.log.c.poison_errno or None)
@@ -904,14 +929,22 @@ cdef class Engine:
             self._set_alarms(0)
 
     def checkpoint(self):
-        """Write a checkpoint now; returns its number. In memory there is none: 0."""
+        """Write a checkpoint now; returns its number. In memory there is none: 0.
+
+        After Ctrl-C it is left begun: background work, step() or the next call goes on with it.
+        """
+        cdef uint64_t mine = 0
+        cdef bint done = False
         cdef int rc
         self._alive()
         if not self.log.path:
             return 0
-        with nogil:
-            rc = maint_checkpoint(&self.c)
-        kv_raise(rc)
+        self._turn()
+        while not done:
+            with nogil:
+                rc = maint_checkpoint(&self.c, &mine, &done)
+            kv_raise(rc)
+            PyErr_CheckSignals()
         return self.c.ck_number
 
     def _hash(self, int64_t revision):
@@ -956,6 +989,7 @@ cdef class Engine:
         if self.fork_generation != kv_fork_generation():
             self.opened = False              # the parent's store: nothing of it is ours to end
             return
+        self._turn()
         kv_mutex_lock(&c.qlock)
         first = not c.closing
         c.closing = True
@@ -1061,6 +1095,8 @@ cdef list _many(list keys, const KvVersion* found, const int* status, Py_ssize_t
     cdef Py_ssize_t i
     cdef const uint8_t* p
     for i in range(n):
+        if i % SIGNALS_EVERY == SIGNALS_EVERY - 1:
+            PyErr_CheckSignals()
         if i + 6 < n and status[i + 6] == KV_OK:
             p = wal_ptr(&pin.log.c, found[i + 6].pos, 64)
             if p != NULL:

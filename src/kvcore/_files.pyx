@@ -10,6 +10,7 @@ May not know: what is in a file.
 
 import os
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EIO
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -70,6 +71,7 @@ def copy_file(Io io, str source, target, uint64_t upto, progress=None):
                         rc = t.sync(t.ctx, to_handle)
                 raise_errno(<int>rc, f"cannot write {target}")
             off += n
+            PyErr_CheckSignals()
             if progress is not None:
                 progress(n)
         return crc

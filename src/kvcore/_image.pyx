@@ -15,6 +15,7 @@ May not know: manifests, names of files but the checkpoint's.
 
 import os
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
@@ -49,9 +50,11 @@ cdef list image_checkpoint(const KvIo* io, bytes directory, CkInfo* info, BtSnap
             if w.table[i].seq:
                 w.table[i].nonce = kv_random_u64()
                 w.table[i].seed = <uint32_t>kv_random_u64()
-        while rc == KV_OK and more:
-            rc = ck_step(&w, &more)
     try:
+        while rc == KV_OK and more:
+            with nogil:
+                rc = ck_step(&w, &more)
+            PyErr_CheckSignals()
         kv_raise(rc, w.failed_errno or None)
         return [(w.table[i].seq, w.table[i].nonce, w.table[i].seed, w.table[i].live_bytes)
                 for i in range(w.info.segments)]
@@ -70,17 +73,22 @@ cdef object image_segment(const KvIo* io, str path, bytes header, const Wal* wal
     cdef int handle = io.open(io.ctx, name, KV_O_WRITE | KV_O_CREATE)
     if handle < 0:
         raise_errno(handle, f"cannot open {path}")
-    with nogil:
-        rc = io.write_at(io.ctx, handle, head, WAL_HEADER_BYTES, 0)
+    try:
+        with nogil:
+            rc = io.write_at(io.ctx, handle, head, WAL_HEADER_BYTES, 0)
         while rc == 0 and off < upto:
             n = min(<uint64_t>CHUNK_BYTES, upto - off)
-            crc = kv_crc32c(crc, s.view + off, n)
-            rc = io.write_at(io.ctx, handle, s.view + off, n, off)
-            if rc == 0:
-                rc = io.sync(io.ctx, handle)
+            with nogil:
+                crc = kv_crc32c(crc, s.view + off, n)
+                rc = io.write_at(io.ctx, handle, s.view + off, n, off)
+                if rc == 0:
+                    rc = io.sync(io.ctx, handle)
             off += n
+            PyErr_CheckSignals()
         if rc == 0:
-            rc = io.sync(io.ctx, handle)
+            with nogil:
+                rc = io.sync(io.ctx, handle)
+    finally:
         io.close(io.ctx, handle)
     raise_errno(rc, f"cannot write {path}")
     return crc

@@ -7,6 +7,7 @@ Thread safety: every function; long walks hold neither lock nor GIL but between 
 May not know: verbs.
 """
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
@@ -15,7 +16,7 @@ from kvcore._commit cimport Commit, Space
 from kvcore._engine cimport Engine, slice_of
 from kvcore._hash cimport hash_view
 from kvcore._leases cimport lt_check
-from kvcore._native cimport (KV_COMPACTED, KV_FUTURE_REV, KV_OK, KvSlice, kv_load_int, kv_load_u64,
+from kvcore._native cimport (KV_COMPACTED, KV_FUTURE_REV, KV_NOMEM, KV_OK, KvSlice, kv_load_int, kv_load_u64,
                              kv_mutex_lock_gil, kv_mutex_unlock, kv_raise)
 from kvcore._pin cimport Pin
 from kvcore._range cimport KvReader
@@ -131,6 +132,8 @@ cdef object inspect_check_index(Engine e):
         if broken == NULL:
             broken = hub_check(&e.c.hub)
         kv_mutex_unlock(&e.c.lock)
+    if rc == KV_NOMEM:                       # no room for the walk's own notes
+        kv_raise(rc)
     if rc != KV_OK:
         return message.decode()
     return broken.decode() if broken != NULL else None
@@ -175,12 +178,15 @@ cdef object inspect_damaged_values(Engine e, object progress):
                 rc = wal_value(&e.log.c, rows.rows[i].v.pos, <uint32_t>key.len,
                                rows.rows[i].v.len, &value, &owned)
                 free(owned)
+                if rc == KV_NOMEM:
+                    kv_raise(rc)
                 if rc != KV_OK:
                     bad.append((key.ptr[:key.len], rows.rows[i].v.mod, rows.rows[i].v.pos))
             if rows.n == 0:
                 break
             key = rows_key(&rows, rows.n - 1)
             last = key.ptr[:key.len]
+            PyErr_CheckSignals()
             if progress is not None:
                 progress(rows.n)
     finally:

@@ -212,16 +212,12 @@ cdef int _checkpoint_now(Commit* c, uint64_t* mine) noexcept nogil:
     return rc
 
 
-cdef int maint_checkpoint(Commit* c) noexcept nogil:
-    """One that is under way is finished first: it may be older than the caller's last write."""
-    cdef uint64_t mine = 0
-    cdef int rc = KV_OK
-    cdef bint done = False
-    while rc == KV_OK and not done:
-        kv_mutex_lock(&c.step_lock)
-        rc = _checkpoint_now(c, &mine)
-        done = mine != 0 and c.ck_number >= mine
-        kv_mutex_unlock(&c.step_lock)
+cdef int maint_checkpoint(Commit* c, uint64_t* mine, bint* done) noexcept nogil:
+    cdef int rc
+    kv_mutex_lock(&c.step_lock)
+    rc = _checkpoint_now(c, mine)
+    done[0] = mine[0] != 0 and c.ck_number >= mine[0]
+    kv_mutex_unlock(&c.step_lock)
     return rc
 
 

@@ -16,6 +16,7 @@ The rules are numbered as in docs/log-format.md, "What an open believes".
 import os
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport ENOENT, ENOMEM
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
@@ -37,6 +38,9 @@ from kvcore._wal cimport (
 
 from kvcore import _directory
 from kvcore.errors import CorruptError, NewerFormatError, OutOfMemoryError, StorageError
+
+cdef enum:
+    REPLAY_SLICE = 4 << 20       # bytes of log between two looks for signals
 
 MIN_SEGMENT_BYTES = 64 * 1024
 MAX_SEGMENT_BYTES = 1024 * 1024 * 1024
@@ -158,7 +162,8 @@ cdef class _Recovery:
         cdef WalSegment* s = <WalSegment*><size_t>address
         while self.w.first_seq + self.w.segment_count < seq:
             if table_push(self.w, NULL) != 0:      # moved out of and freed, says the checkpoint
-                raise MemoryError
+                seg_free(self.w.io, s, False)
+                raise OutOfMemoryError()
         if expected is not None and tuple(expected[:2]) != (s.nonce, s.seed):
             seg_free(self.w.io, s, False)
             raise self._corrupt(seq, 32, "not the segment that the checkpoint names")
@@ -166,7 +171,7 @@ cdef class _Recovery:
             s.live_bytes, s.empty_since = expected[2], expected[3]
         if table_push(self.w, s) != 0:
             seg_free(self.w.io, s, False)
-            raise MemoryError
+            raise OutOfMemoryError()
 
     def _spare(self, seq, address):
         """The checkpoint does not know it: retired before, and only its file is left."""
@@ -258,6 +263,7 @@ cdef class _Recovery:
             s.end = walk.off
             if seq < last:
                 seg_close_handle(self.w.io, s)
+        self.w.proven_pos = max(from_pos, walk.durable_upto)
         return 0
 
     cdef uint64_t _end_by_successor(self, uint64_t seq) except? 0:
@@ -276,6 +282,19 @@ cdef class _Recovery:
                                 f"names {b.durable_upto:#x} as the end of segment {seq}")
         return b.durable_upto - base_pos
 
+    cdef int _walk_interruptibly(self, WalSegment* s, const uint8_t* base, uint64_t end,
+                                 wal_replay_fn fn, void* ctx, SegWalk* walk) except? -999:
+        """A slice at a time, so that Ctrl-C ends a long replay."""
+        cdef uint64_t upto
+        cdef int rc = KV_OK
+        while True:
+            upto = min(end, walk.off + REPLAY_SLICE)
+            with nogil:
+                rc = seg_walk(s, base, self.w.segment_shift, upto, fn, ctx, walk)
+            if rc != KV_OK or walk.off < upto or walk.off >= end:
+                return rc
+            PyErr_CheckSignals()
+
     cdef int _walk(self, WalSegment* s, uint64_t end, bint is_last, wal_replay_fn fn, void* ctx,
                    SegWalk* walk) except -1:
         cdef void* owned = NULL
@@ -283,12 +302,14 @@ cdef class _Recovery:
         cdef uint64_t proof = 0, upto = 0, torn = 0
         cdef int rc
         walk.last_off = 0
-        with nogil:
-            rc = seg_walk(s, base, self.w.segment_shift, end, fn, ctx, walk)
-            if rc == KV_OK and is_last:
-                proof = seg_find_proof(s, base, self.w.segment_shift, walk.off, &upto)
-                torn = seg_left_behind(s, base, self.w.segment_shift, walk.off)
-        free(owned)
+        try:
+            rc = self._walk_interruptibly(s, base, end, fn, ctx, walk)
+            with nogil:
+                if rc == KV_OK and is_last:
+                    proof = seg_find_proof(s, base, self.w.segment_shift, walk.off, &upto)
+                    torn = seg_left_behind(s, base, self.w.segment_shift, walk.off)
+        finally:
+            free(owned)
         if rc == KV_CORRUPT or rc == KV_BAD_COMMAND:
             raise self._corrupt(s.seq, walk.off, "the batch contradicts what was replayed before")
         kv_raise(rc)

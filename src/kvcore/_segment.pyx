@@ -318,6 +318,7 @@ cdef int seg_walk(const WalSegment* s, const uint8_t* base, uint32_t shift, uint
         elif b.kind == WAL_SEAL:
             walk.seal_revision = b.revision
         walk.batches += 1
+        walk.durable_upto = b.durable_upto
         walk.last_kind = b.kind
         walk.last_off = walk.off
         walk.off += batch_bytes(b.len)

@@ -20,8 +20,9 @@ from kvcore._checkpoint cimport CkInfo, CkSegment, ck_load
 from kvcore._command cimport Cursor
 from kvcore._commit cimport Commit
 from kvcore._leases cimport lt_attach, lt_deinit, lt_grant, lt_restart
-from kvcore._native cimport (KV_CORRUPT, KV_LEASE_NOT_FOUND, KV_NEWER_FORMAT, KV_OK, KvSlice,
-                             kv_plain_mem, kv_raise)
+from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_LEASE_NOT_FOUND, KV_NEWER_FORMAT, KV_NOMEM,
+                             KV_OK, KvSlice, kv_plain_mem, kv_raise)
+from kvcore._recovery cimport raise_errno
 from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
 from kvcore._space cimport moves_apply
 from kvcore._state cimport KvState, state_apply
@@ -96,7 +97,7 @@ cdef int restore_leases(KvState* s, const int64_t* leases, uint64_t n) noexcept 
     for i in range(n):
         rc = lt_grant(&s.leases, leases[2 * i], leases[2 * i + 1], 0)
         if rc != KV_OK:
-            return KV_CORRUPT
+            return rc if rc == KV_NOMEM else KV_CORRUPT
     return _attach_leased(s)
 
 
@@ -109,6 +110,8 @@ cdef int _load(Commit* c, Log log, bytes path, uint64_t number, CkInfo* info, di
     cdef int rc
     memset(info, 0, sizeof(CkInfo))
     rc = ck_load(log.c.io, path, info, &table, &leases, &c.state.tree, reason, at)
+    if rc == KV_IO and reason[0] == NULL:    # too many open files, say: it may be as good as any
+        raise_errno(-<int>at[0], f"cannot open {os.fsdecode(path)}")
     if rc == KV_OK:
         rc = restore_leases(&c.state, leases, info.leases)
         if rc == KV_CORRUPT:
@@ -145,6 +148,8 @@ cdef list startup(Commit* c, Log log):
         number = int(name[11:27], 16)
         expected.clear()
         rc = _load(c, log, os.fsencode(path), number, &info, expected, &reason, &at)
+        if rc == KV_NOMEM:
+            kv_raise(rc)
         if rc == KV_NEWER_FORMAT:
             raise NewerFormatError(f"kvcore: {path} has a newer format than this version reads")
         if rc == KV_OK:

@@ -89,6 +89,7 @@ cdef struct Wal:
     uint64_t next_pos            # where the next batch begins
     uint64_t written_pos         # end of what was written
     uint64_t durable_pos         # end of what was synced
+    uint64_t proven_pos          # end of what an open knows to have been synced
     int poison_errno             # 0, or the errno of the first failed write or sync
     int no_space                 # the newest try to make a segment found the disk full (atomic)
     int roll_errno               # of the newest segment that could not be made; not poison
@@ -155,6 +156,7 @@ cdef struct SegWalk:         # a walk over the batches of one segment, and what 
     uint64_t last_off        # of the last valid batch of this segment; 0: none yet
     int64_t ceiling          # of the newest ceiling batch
     int64_t seal_revision    # of the newest seal
+    uint64_t durable_upto    # of the newest batch: up to there all was synced
     uint8_t last_kind
 
 
@@ -180,5 +182,6 @@ cdef class Log:
     cdef int shut(self) except -1
     # Raises ForkedError or ClosedError.
     cdef int _usable(self) except -1
+    cdef int _write_again(self, WalSegment* s) except -1
     cdef int _start_behind_tear(self, uint64_t seq, int64_t revision, uint64_t next_index,
                                 uint64_t term) except -1

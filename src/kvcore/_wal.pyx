@@ -21,7 +21,7 @@ Format: docs/log-format.md.
 import os
 
 cimport cython
-from libc.errno cimport EIO, ENOSPC
+from libc.errno cimport EIO, ENOMEM, ENOSPC
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strdup
@@ -41,6 +41,7 @@ from kvcore._segment_table cimport table_free, table_push
 from kvcore import _directory
 from kvcore._native import POSIX_IO
 from kvcore._recovery import DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES
+from kvcore.errors import OutOfMemoryError
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** out, size_t alignment, size_t n)
@@ -48,6 +49,7 @@ cdef extern from "stdlib.h" nogil:
 cdef enum:
     PATH_BYTES = 4096
     POOL_MAX = 2                     # retired files kept to be written again
+    AGAIN_BYTES = 256 * 1024
 
 kv_fork_watch()
 
@@ -189,6 +191,8 @@ cdef int wal_append(Wal* w, uint8_t kind, uint64_t payload_len, uint32_t count,
         rc = _roll(w, s.seq + 1)
         if rc != 0:                      # nothing was written: known not to be done, may be retried
             kv_store_int(&w.roll_errno, -rc)
+            if rc == -ENOMEM:
+                return KV_NOMEM
             return KV_NO_SPACE if rc == -ENOSPC else KV_IO
         s = wal_current(w)
         off = WAL_HEADER_BYTES
@@ -412,7 +416,7 @@ cdef class Log:
         try:
             self.c.directory = strdup(name)
             if self.c.directory == NULL:
-                raise MemoryError
+                raise OutOfMemoryError()
             if made:
                 parent = os.fsencode(os.path.dirname(self.path))
                 rc = self.c.io.sync_dir(self.c.io.ctx, <const char*>parent)
@@ -459,7 +463,7 @@ cdef class Log:
             w.accepting = True
             return 0
         s = wal_current(w)
-        # what was read may so far be only in the page cache of a process that died
+        self._write_again(s)
         rc = w.io.sync(w.io.ctx, s.handle)
         if rc != 0:
             raise_errno(rc, "sync of the last segment")
@@ -469,6 +473,27 @@ cdef class Log:
             w.accepting = True
             return 0
         return self._start_behind_tear(s.seq, revision, next_index, term)
+
+    cdef int _write_again(self, WalSegment* s) except -1:
+        """What was read may be in the page cache only, and no sync may tell: a sync that fails
+        lets go of what it could not write, and the next one succeeds.  Written again it is new."""
+        cdef Wal* w = &self.c
+        cdef uint64_t base = s.seq << w.segment_shift
+        cdef uint64_t pos = max(w.proven_pos, base + WAL_HEADER_BYTES), n
+        cdef void* buf = NULL
+        cdef int rc = 0
+        if pos >= base + s.end:
+            return 0
+        buf = malloc(AGAIN_BYTES)
+        if buf == NULL:
+            raise OutOfMemoryError()
+        while rc == 0 and pos < base + s.end:
+            n = min(<uint64_t>AGAIN_BYTES, base + s.end - pos)
+            rc = -EIO if wal_read(w, pos, buf, n) != KV_OK else (
+                w.io.write_at(w.io.ctx, s.handle, buf, n, pos - base))
+            pos += n
+        free(buf)
+        return raise_errno(rc, "cannot write the end of the log again")
 
     cdef int _start_behind_tear(self, uint64_t seq, int64_t revision, uint64_t next_index,
                                 uint64_t term) except -1:

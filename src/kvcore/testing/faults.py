@@ -9,7 +9,8 @@
 Invariants: (synced-stays) what was synced before the crash is in every image; (nothing-invented)
 every sector of an image is one that some write put there, or zeros, or what was there at the start;
 (names-need-sync_dir) a create, rename or unlink may be lost before its directory is synced.
-A failed sync makes nothing sure, and what it should have made sure stays a maybe for ever.
+(a failed sync lies for ever) what it should have made sure stays a maybe, whatever later syncs of
+the file say, until the same bytes are written again and synced.
 Thread safety: none.  May not know: segments, batches, or what the bytes mean.
 """
 
@@ -22,9 +23,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kvcore.testing._faults import Op, RecordingIo
+from kvcore.testing._faults import Gate, RecordingIo
+from kvcore.testing._ops import Op
 
-__all__ = ["CrashImages", "Op", "RecordingIo"]
+__all__ = ["CrashImages", "Gate", "Materialise", "Op", "RecordingIo", "power_cut"]
 
 SECTOR = 512
 _CREATE = 2  # KV_O_CREATE
@@ -53,12 +55,32 @@ class _Change:
 
     def sectors(self) -> Iterator[tuple[int, int]]:
         """(offset, end) of the parts that a disk writes or not."""
-        length = self.data if isinstance(self.data, int) else len(self.data or b"")
-        at, end = self.offset, self.offset + length
+        at, end = self.offset, self.end
         while at < end:
             upto = min(end, (at // SECTOR + 1) * SECTOR)
             yield at, upto
             at = upto
+
+    def outside(self, other: _Change) -> Iterator[_Change]:
+        """What is left of it once `other` has been written over it."""
+        if self.data is None or other.data is None:
+            yield self
+            return
+        raw = bytes(self.data) if isinstance(self.data, int) else self.data
+        first = max(0, min(len(raw), other.offset - self.offset))
+        behind = max(first, min(len(raw), other.end - self.offset))
+        if first == behind:
+            yield self
+            return
+        if first:
+            yield _Change(self.offset, raw[:first])
+        if behind < len(raw):
+            yield _Change(self.offset + behind, raw[behind:])
+
+    @property
+    def end(self) -> int:
+        """Behind the last byte written."""
+        return self.offset + (self.data if isinstance(self.data, int) else len(self.data or b""))
 
     def apply(self, content: bytearray, parts: set[int] | None = None) -> None:
         """Change `content`; `parts`: numbers of the sectors that are written, None: all."""
@@ -142,8 +164,13 @@ class _Disk:
             file.limbo += file.pending
             file.pending.clear()
         elif op.error == 0 and op.kind == "sync":
+            for change in file.limbo:            # sizes go with any sync of the inode
+                if change.data is None:
+                    change.apply(file.durable)
+            file.limbo = [c for c in file.limbo if c.data is not None]
             for change in file.pending:
                 change.apply(file.durable)
+                file.limbo = [part for c in file.limbo for part in c.outside(change)]
             file.pending.clear()
         elif op.error == 0:
             file.pending.append(_Change(0, None, op.offset, op.kind == "truncate"))
@@ -250,6 +277,40 @@ class CrashImages:
                 _write_sparse(directory / name, _content(file, choice))
 
         return materialise
+
+
+def power_cut(io: RecordingIo, root: Path, *, seed: int | None = None,
+              initial: Path | None = None) -> None:
+    """The power goes now: calls through `io` fail from here on, and `root` is what the disk holds.
+
+    Args: io: what everything below root was written through since it was made; root: a store's
+    directory; seed: None loses everything unsynced, a number keeps a random part of it; initial:
+    as for CrashImages. The store that is open there can only be closed (and raises); its files
+    are other files now, so that the directory can be opened anew.
+
+    >>> import kvcore, tempfile
+    >>> io = RecordingIo()
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     db = kvcore.open(name, io=io, sync="off")
+    ...     _ = db.put(b"/a", b"1")
+    ...     db.sync()
+    ...     _ = db.put(b"/a", b"2")
+    ...     power_cut(io, Path(name))
+    ...     try:
+    ...         db.close()
+    ...     except kvcore.StorageError:
+    ...         pass
+    ...     with kvcore.open(name) as again:
+    ...         again.get(b"/a").value
+    b'1'
+    """
+    io.cut()
+    ops = io.ops()
+    images = CrashImages(ops, root, initial)
+    here = [len(ops)]
+    chosen = images.systematic(here) if seed is None else images.images(seed, points=here)
+    _, materialise = next(chosen)
+    materialise(Path(root))
 
 
 def _behind(change: _Change, count: int) -> set[int]:
