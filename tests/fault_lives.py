@@ -105,8 +105,8 @@ class Space(Life):
         super().__init__(root, io, history=60, **{"replay_target": 0.0005, **options})
 
     def live(self) -> None:
-        for n in range(14):
-            items = {b"c/%02d" % i: b"%03d" % n * 250 for i in range(18)}
+        for n in range(20):
+            items = {b"c/%02d" % i: b"%03d" % n * 500 for i in range(18)}
             items[b"s/%d" % n] = b"s" * 600
             self.write(items, lambda items=items: self.db.put_many(items.items()))
             if n % 5 == 1:

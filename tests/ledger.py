@@ -25,7 +25,7 @@ class Ledger:
         try:
             return call()
         except self.errors as error:
-            self.failed.append(error)
+            self.failed.append(error.with_traceback(None))       # it would hold the store
             return None
 
     def write(self, changes: Mapping[bytes, bytes | None], call: Callable[[], Any]) -> Any:

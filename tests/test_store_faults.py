@@ -29,6 +29,25 @@ STEPS = {"plain": 1, "space": 1, "backup": 1, "opens": 1}
 NEVER = {"unlink", "map", "close", "truncate", "read"}        # kinds that never stop the log
 
 
+def test_the_lives_are_lived(ram_dir: Path) -> None:
+    """Without a failure they do what they are for."""
+    for name, kind in LIVES.items():
+        io = RecordingIo()
+        life = kind(ram_dir / name, io)
+        life.live()
+        assert not life.failed
+        status = life.db.status()
+        names = [(Path(op.path).name, Path(op.to).name) for op in io.ops() if op.kind == "rename"]
+        again = [a for a, b in names if a.startswith("wal-") and a.endswith(".seg")]
+        if name == "space":
+            assert status.moved_bytes > 0 and status.retired_segments > 3 and again
+            assert status.compact_revision > 100 and status.checkpoint_number > 3
+            assert status.leases == 0 and life.db.revision > 300
+        assert status.segments > 1 and status.checkpoint_number
+        assert name != "backup" or len(list(life.root.glob("backup?"))) == 3
+        life.end()
+
+
 def one_life(root: Path, life: str, sync: str, plans: list[tuple[Any, int, int, dict[str, Any]]],
              counts: Counter[str]) -> tuple[bool, bool]:
     """A life with these plans; whether it was poisoned, and whether the first plan struck."""
