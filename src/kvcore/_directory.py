@@ -57,20 +57,26 @@ class DirectoryLock:
                 os.path.join(directory, "LOCK"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
             )
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                holder = os.pread(descriptor, 256, 0).decode(errors="replace").strip()
+                self._take(descriptor, directory)
+                self._descriptor = _held[self._name] = descriptor
+            except BaseException:                # Ctrl-C too: an open descriptor keeps the lock
                 os.close(descriptor)
-                who = "process {} on {}".format(*(holder.split() + ["?", "?"])[:2])
-                raise LockedError(f"kvcore: {directory} is in use by {who}") from error
-            try:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
-            except OSError as error:
-                if error.errno not in _FULL:        # who holds it is a courtesy
-                    os.close(descriptor)
-                    raise
-            self._descriptor = _held[self._name] = descriptor
+                raise
+
+    @staticmethod
+    def _take(descriptor: int, directory: str) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 256, 0).decode(errors="replace").strip()
+            who = "process {} on {}".format(*(holder.split() + ["?", "?"])[:2])
+            raise LockedError(f"kvcore: {directory} is in use by {who}") from error
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:
+            if error.errno not in _FULL:         # who holds it is a courtesy
+                raise
 
     def release(self) -> None:
         """Give the directory back; a second call does nothing."""

@@ -14,7 +14,7 @@ May not know: the engine.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
 from kvcore._btree cimport BtView, bt_dump
 from kvcore._native cimport (KV_NOMEM, KV_OK, KvSlice, KvVersion, kv_crc32c, kv_put_be64)
@@ -22,14 +22,13 @@ from kvcore._rows cimport KvRows, rows_free, rows_init, rows_key
 from kvcore._wal cimport Wal, wal_value
 
 
-cdef struct Change:
-    KvVersion v
-    uint64_t row
+cdef enum:
+    HASH_STEP = 16384            # changes of a step
 
 
 cdef int _by_revision(const void* a, const void* b) noexcept nogil:
-    cdef const KvVersion* x = &(<const Change*>a).v
-    cdef const KvVersion* y = &(<const Change*>b).v
+    cdef const KvVersion* x = &(<const HashChange*>a).v
+    cdef const KvVersion* y = &(<const HashChange*>b).v
     if x.mod != y.mod:
         return -1 if x.mod < y.mod else 1
     return 0 if x.sub == y.sub else (-1 if x.sub < y.sub else 1)
@@ -100,53 +99,56 @@ cdef uint32_t _hash_change(uint32_t crc, const KvVersion* v, KvSlice key,
     return kv_crc32c(crc, head, p - head)
 
 
-cdef int _hash_rows(const KvRows* rows, Change* changes, uint64_t n, const Wal* wal,
-                    uint32_t* out) noexcept nogil:
-    cdef uint32_t crc = kv_crc32c(0, b"key", 3)
-    cdef KvSlice key, value
-    cdef void* owned
+cdef int hash_begin(Hashing* h, const BtView* view, int64_t revision,
+                    int64_t compact_revision) noexcept nogil:
+    cdef KvSlice after
+    cdef bint more = False
     cdef uint64_t i
     cdef int rc
-    if n:
-        qsort(changes, n, sizeof(Change), &_by_revision)
-    for i in range(n):
-        key = rows_key(rows, changes[i].row)
-        owned = NULL
-        value.ptr = NULL
-        value.len = 0
-        if changes[i].v.version:
-            rc = wal_value(wal, changes[i].v.pos, <uint32_t>key.len, changes[i].v.len, &value,
-                           &owned)
-            if rc != KV_OK:
-                return rc
-        crc = _hash_change(crc, &changes[i].v, key, value)
-        free(owned)
-    out[0] = crc
+    memset(h, 0, sizeof(Hashing))
+    after.ptr = NULL
+    after.len = 0
+    rows_init(&h.rows)
+    h.crc = kv_crc32c(0, b"key", 3)
+    rc = bt_dump(view, after, compact_revision, <uint64_t>1 << 62, &h.rows, &more)
+    if rc != KV_OK:
+        return rc
+    h.changes = <HashChange*>realloc(NULL, (h.rows.n + 1) * sizeof(HashChange))
+    if h.changes == NULL:
+        return KV_NOMEM
+    for i in range(h.rows.n):
+        if _counts(&h.rows, i, revision, compact_revision):
+            h.changes[h.n].v = h.rows.rows[i].v
+            h.changes[h.n].row = i
+            h.n += 1
+    if h.n:
+        qsort(h.changes, h.n, sizeof(HashChange), &_by_revision)
     return KV_OK
 
 
-cdef int hash_view(const BtView* view, const Wal* wal, int64_t revision, int64_t compact_revision,
-                   uint32_t* out) noexcept nogil:
-    cdef KvRows rows
-    cdef KvSlice after
-    cdef Change* changes = NULL
-    cdef uint64_t n = 0, i
-    cdef bint more = False
+cdef int hash_step(Hashing* h, const Wal* wal) noexcept nogil:
+    cdef uint64_t end = min(h.n, h.at + HASH_STEP)
+    cdef KvSlice key, value
+    cdef void* owned
+    cdef KvVersion* v
     cdef int rc
-    after.ptr = NULL
-    after.len = 0
-    rows_init(&rows)
-    rc = bt_dump(view, after, compact_revision, <uint64_t>1 << 62, &rows, &more)
-    if rc == KV_OK:
-        changes = <Change*>realloc(NULL, (rows.n + 1) * sizeof(Change))
-        rc = KV_OK if changes != NULL else KV_NOMEM
-    if rc == KV_OK:
-        for i in range(rows.n):
-            if _counts(&rows, i, revision, compact_revision):
-                changes[n].v = rows.rows[i].v
-                changes[n].row = i
-                n += 1
-        rc = _hash_rows(&rows, changes, n, wal, out)
-    free(changes)
-    rows_free(&rows)
-    return rc
+    while h.at < end:
+        v = &h.changes[h.at].v
+        key = rows_key(&h.rows, h.changes[h.at].row)
+        owned = NULL
+        value.ptr = NULL
+        value.len = 0
+        if v.version:
+            rc = wal_value(wal, v.pos, <uint32_t>key.len, v.len, &value, &owned)
+            if rc != KV_OK:
+                return rc
+        h.crc = _hash_change(h.crc, v, key, value)
+        free(owned)
+        h.at += 1
+    return KV_OK
+
+
+cdef void hash_end(Hashing* h) noexcept nogil:
+    free(h.changes)
+    h.changes = NULL
+    rows_free(&h.rows)

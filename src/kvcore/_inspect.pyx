@@ -14,7 +14,7 @@ from libc.stdlib cimport free
 from kvcore._btree cimport (BtSnapshot, BtStats, BtView, bt_check, bt_dump, bt_snapshot, bt_stats)
 from kvcore._commit cimport Commit, Space
 from kvcore._engine cimport Engine, slice_of
-from kvcore._hash cimport hash_view
+from kvcore._hash cimport Hashing, hash_begin, hash_end, hash_step
 from kvcore._leases cimport lt_check
 from kvcore._native cimport (KV_COMPACTED, KV_FUTURE_REV, KV_NOMEM, KV_OK, KvSlice, kv_load_int, kv_load_u64,
                              kv_mutex_lock_gil, kv_mutex_unlock, kv_raise)
@@ -35,7 +35,7 @@ cdef object inspect_hash(Engine e, int64_t revision):
     cdef BtSnapshot* snap
     cdef BtView view
     cdef int64_t compacted
-    cdef uint32_t crc = 0
+    cdef Hashing h
     cdef int rc = KV_OK
     e._enter()
     compacted = c.state.compact_revision
@@ -55,10 +55,17 @@ cdef object inspect_hash(Engine e, int64_t revision):
         raise OutOfMemoryError()
     view = snap.view
     with nogil:
-        rc = hash_view(&view, &e.log.c, revision, compacted, &crc)
-    e._done_reading(NULL, snap)
+        rc = hash_begin(&h, &view, revision, compacted)
+    try:
+        while rc == KV_OK and h.at < h.n:
+            PyErr_CheckSignals()
+            with nogil:
+                rc = hash_step(&h, &e.log.c)
+    finally:
+        hash_end(&h)
+        e._done_reading(NULL, snap)
     kv_raise(rc)
-    return crc, max(compacted, 0), revision
+    return h.crc, max(compacted, 0), revision
 
 
 cdef object inspect_stats(Engine e):
