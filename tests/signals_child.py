@@ -21,12 +21,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import kvcore
-from kvcore import Compare, Put
+from kvcore import Compare, Put, cli
 from kvcore.testing.faults import Gate, RecordingIo
+from kvcore.transfer import export_lines
 
 OPTIONS: dict[str, Any] = {"segment_bytes": 1 << 20, "max_request_bytes": 1 << 16,
                            "maintenance": False, "replay_target": 0.0}
@@ -38,15 +41,9 @@ def case(function: Callable[[Path], None]) -> Callable[[Path], None]:
     return function
 
 
-def interrupted(call: Callable[[], Any], gate: Gate | None = None) -> None:
-    """call() is interrupted: where it gives the GIL away, or where it stands at the gate, which
-    opens when the signal has arrived."""
-    interrupted_behind(lambda ready: (ready(), call()), gate)
-
-
-def interrupted_behind(call: Callable[[Callable[[], None]], Any],
-                       gate: Gate | None = None) -> None:
-    """The same from where the call says that it is ready."""
+def signalled(call: Callable[[Callable[[], None]], Any], gate: Gate | None, number: int) -> Any:
+    """The call's result; the signal arrives behind the call's word that it is ready, where it gives
+    the GIL away, or where it stands at the gate, which opens when the signal has arrived."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write)
@@ -57,7 +54,7 @@ def interrupted_behind(call: Callable[[Callable[[], None]], Any],
         about.acquire()
         if gate is not None:
             gate.wait()
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         os.read(read, 1)
         if gate is not None:
             gate.open()
@@ -66,17 +63,28 @@ def interrupted_behind(call: Callable[[Callable[[], None]], Any],
     helper.start()
     sys.setswitchinterval(900)
     try:
-        call(about.release)
-    except KeyboardInterrupt:
-        pass
-    else:
-        raise AssertionError("it was not interrupted")
+        return call(about.release)
     finally:
         sys.setswitchinterval(0.005)
         signal.set_wakeup_fd(-1)
-    helper.join()
-    os.close(read)
-    os.close(write)
+        helper.join()
+        os.close(read)
+        os.close(write)
+
+
+def interrupted_behind(call: Callable[[Callable[[], None]], Any],
+                       gate: Gate | None = None) -> None:
+    """Ctrl-C ends the call."""
+    try:
+        signalled(call, gate, signal.SIGINT)
+    except KeyboardInterrupt:
+        return
+    raise AssertionError("it was not interrupted")
+
+
+def interrupted(call: Callable[[], Any], gate: Gate | None = None) -> None:
+    """The same, ready from the beginning."""
+    interrupted_behind(lambda ready: (ready(), call()), gate)
 
 
 def sound(db: kvcore.Store, where: Path | None) -> None:
@@ -415,6 +423,79 @@ def long_delete(where: Path) -> None:
     interrupted(lambda: db.delete(prefix=b"k"), io.gate("sync", path="wal-*"))
     assert db.range(count_only=True).count == 0
     sound(db, where)
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+def command(where: Path, io: RecordingIo, gate: Gate, number: int, *arguments: object) -> None:
+    """`kvcore ...` in this process, on a recording table: its exit code tells the signal, the store
+    is closed, and nothing is left by half."""
+    real = kvcore.open
+    opened: list[kvcore.Store] = []
+
+    def on_table(path: Any = None, **options: Any) -> kvcore.Store:
+        opened.append(real(path, **{"io": io, **options}))
+        return opened[-1]
+
+    kvcore.open = on_table
+    with open(os.devnull, "w") as null, redirect_stderr(null), redirect_stdout(null):
+        code = signalled(lambda ready: (ready(), cli.main([str(a) for a in arguments]))[1], gate,
+                         number)
+    kvcore.open = real
+    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], code
+    assert opened and all(store.closed for store in opened)
+    assert not list(where.parent.glob("*.partial*"))
+    sound(real(where, **OPTIONS), where)
+
+
+def cli_backup(where: Path, number: int) -> None:
+    io = RecordingIo(sync=False)
+    large(where, io).close()
+    target = where.with_name("backup")
+    gate = io.gate("write", 3, path="wal-*00[5-9].seg")
+    command(where, io, gate, number, "backup", where, target, "--copy")
+    assert not target.exists()
+
+
+def cli_compact(where: Path, number: int) -> None:
+    io = RecordingIo(sync=False)
+    large(where, io).close()
+    command(where, io, io.gate("write", path="checkpoint-*"), number, "compact", where, "--keep",
+            "9")
+    with kvcore.open(where, **OPTIONS) as db:
+        assert db.compact_revision == 60001 - 9  # it was in the log
+
+
+def cli_import(where: Path, number: int) -> None:
+    io = RecordingIo(sync=False)
+    with kvcore.open(**OPTIONS) as db:
+        db.put_many([(b"k%05d" % i, b"v" * 100) for i in range(9000)])
+        file = where.with_name("export")
+        file.write_text("".join(export_lines(db)))
+    command(where, io, io.gate("sync", 5, path="wal-*"), number, "import", where, file)
+    with kvcore.open(where, **OPTIONS) as db:
+        keys = [key for key in db.range().keys() if key != b"after"]
+        assert 0 < len(keys) < 9000 and keys == [b"k%05d" % i for i in range(len(keys))]
+
+
+def cli_check(where: Path, number: int) -> None:
+    io = RecordingIo(sync=False, map=False)
+    large(where, io).close()
+    command(where, io, io.gate("read", 900, path="wal-*"), number, "check", where)
+
+
+def cli_export(where: Path, number: int) -> None:
+    io = RecordingIo(sync=False, map=False)
+    large(where, io).close()
+    file = where.with_name("export")
+    file.write_text("the one before")
+    command(where, io, io.gate("read", 900, path="wal-*"), number, "export", where, file)
+    assert file.read_text() == "the one before"
+
+
+for _command in (cli_backup, cli_compact, cli_import, cli_check, cli_export):
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        CASES[f"{_command.__name__}_{_number.name}"] = partial(_command, number=_number)
 
 
 def main() -> None:

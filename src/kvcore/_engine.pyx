@@ -43,7 +43,7 @@ from kvcore._inspect cimport (inspect_check_index, inspect_damaged_values, inspe
 from kvcore._lease cimport lease_ids, lease_look, lease_renew
 from kvcore._maintenance cimport maint_checkpoint, maint_start, maint_step, maint_stop, maint_wake
 from kvcore._native cimport (
-    KV_COMPACTED, KV_FUTURE_REV, KV_NOTFOUND, KV_OK, Clock, Io, KvSlice, KvVersion,
+    KV_COMPACTED, KV_FUTURE_REV, KV_IO, KV_NOTFOUND, KV_OK, KV_POISONED, Clock, Io, KvSlice, KvVersion,
     kv_cond_broadcast, kv_cond_signal, kv_cond_wait, kv_fork_generation, kv_fork_watch,
     kv_load_i64, kv_load_int, kv_mutex_lock, kv_mutex_lock_gil, kv_mutex_unlock,
     kv_prefetch, kv_raise,
@@ -943,7 +943,9 @@ cdef class Engine:
         while not done:
             with nogil:
                 rc = maint_checkpoint(&self.c, &mine, &done)
-            kv_raise(rc)
+            if rc == KV_IO:
+                kv_raise(rc, self.c.ck.failed_errno or None)
+            kv_raise(rc, self.log.c.poison_errno or None if rc == KV_POISONED else None)
             PyErr_CheckSignals()
         return self.c.ck_number
 
