@@ -26,7 +26,6 @@ import errno
 import json
 import os
 import secrets
-import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,15 +119,22 @@ class NewDirectory:
         self.bytes = self.linked_bytes = 0
         self.total = self._read = 0
         self._progress = progress
+        self._spare = -1                     # a descriptor, so that one is left to clean up with
 
     def __enter__(self) -> NewDirectory:
         refuse_existing(self.path)
-        os.mkdir(self.part)
+        self._spare = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.mkdir(self.part)
+        except BaseException:
+            os.close(self._spare)
+            raise
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        os.close(self._spare)
         if error is not None and os.path.isdir(self.part):
-            shutil.rmtree(self.part)
+            _remove(self.part)
 
     def name(self, path: str) -> str:
         """Where a file goes that has the name of `path`."""
@@ -177,8 +183,15 @@ class NewDirectory:
         try:
             sync_dir(self.io, os.path.dirname(self.path))
         except BaseException:
-            shutil.rmtree(self.path)
+            _remove(self.path)
             raise
+
+
+def _remove(directory: str) -> None:
+    """A directory without others in it; rmtree would take several descriptors."""
+    for name in os.listdir(directory):
+        os.unlink(os.path.join(directory, name))
+    os.rmdir(directory)
 
 
 def _link(source: str, target: str) -> bool:
