@@ -64,6 +64,7 @@ MODULES = {
     "kvcore._salvage": [],
     "kvcore.testing._clocks": [],
     "kvcore.testing._faults": [],
+    "kvcore.testing._io_probe": [],
     "kvcore.testing._refusals": [],
     "kvcore.testing._ring_probe": [],
     "kvcore.testing._wal_probe": [],

@@ -110,7 +110,7 @@ class Space(Life):
             items[b"s/%d" % n] = b"s" * 600
             self.write(items, lambda items=items: self.db.put_many(items.items()))
             if n % 5 == 1:
-                lease = self.ask(lambda: self.db.lease(15, id=n + 1))
+                lease = self.ask(lambda n=n: self.db.lease(15, id=n + 1))
                 if lease is not None:
                     self.put(b"l/%d" % n, b"leased", lease=lease.id)
             for i in range(1, n):                # those may have expired, or not yet

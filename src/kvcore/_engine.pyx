@@ -32,9 +32,9 @@ from kvcore._command cimport (
 from kvcore._commit cimport (
     CACHED_SNAPSHOTS, FULL_QUOTA, SYNC_ALWAYS, SYNC_INTERVAL, SYNC_OFF, CachedSnapshot, Commit,
     Request, Retention,
-    commit_call, commit_claim, commit_claim_begin, commit_claim_wait, commit_deinit, commit_init, commit_pass_baton, commit_submit,
-    commit_sync, commit_unclaim, commit_wait, commit_weigh, commit_withdraw, request_drop,
-    request_new,
+    commit_call, commit_claim, commit_claim_begin, commit_claim_wait, commit_deinit, commit_init,
+    commit_pass_baton, commit_submit, commit_sync, commit_unclaim, commit_wait, commit_weigh,
+    commit_withdraw, request_drop, request_new,
 )
 from kvcore._event cimport EventCache
 from kvcore._future cimport make_future, raise_result, ready_future
@@ -43,7 +43,8 @@ from kvcore._inspect cimport (inspect_check_index, inspect_damaged_values, inspe
 from kvcore._lease cimport lease_ids, lease_look, lease_renew
 from kvcore._maintenance cimport maint_checkpoint, maint_start, maint_step, maint_stop, maint_wake
 from kvcore._native cimport (
-    KV_COMPACTED, KV_FUTURE_REV, KV_IO, KV_NOTFOUND, KV_OK, KV_POISONED, Clock, Io, KvSlice, KvVersion,
+    KV_COMPACTED, KV_FUTURE_REV, KV_IO, KV_NOTFOUND, KV_OK, KV_POISONED, Clock, Io, KvSlice,
+    KvVersion,
     kv_cond_broadcast, kv_cond_signal, kv_cond_wait, kv_fork_generation, kv_fork_watch,
     kv_load_i64, kv_load_int, kv_mutex_lock, kv_mutex_lock_gil, kv_mutex_unlock,
     kv_prefetch, kv_raise,

@@ -16,8 +16,8 @@ from kvcore._commit cimport Commit, Space
 from kvcore._engine cimport Engine, slice_of
 from kvcore._hash cimport Hashing, hash_begin, hash_end, hash_step
 from kvcore._leases cimport lt_check
-from kvcore._native cimport (KV_COMPACTED, KV_FUTURE_REV, KV_NOMEM, KV_OK, KvSlice, kv_load_int, kv_load_u64,
-                             kv_mutex_lock_gil, kv_mutex_unlock, kv_raise)
+from kvcore._native cimport (KV_COMPACTED, KV_FUTURE_REV, KV_NOMEM, KV_OK, KvSlice, kv_load_int,
+                             kv_load_u64, kv_mutex_lock_gil, kv_mutex_unlock, kv_raise)
 from kvcore._pin cimport Pin
 from kvcore._range cimport KvReader
 from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from kvcore._native import Io
 from kvcore.testing._ops import Op
@@ -13,7 +13,7 @@ Kind = Literal[
 class Gate:
     def wait(self, timeout: float = 60.0, *, calls: int = 1) -> None: ...
     def open(self) -> None: ...
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Gate: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None: ...
 

@@ -15,7 +15,8 @@ until `clear` or the end.
 May not know: segments, crashes (faults.py builds those from the entries).
 """
 
-from libc.errno cimport EIO, ENOSYS, errno
+from libc.errno cimport EIO, ENOSYS
+from libc.errno cimport errno as last_errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strcmp, strdup, strrchr
@@ -135,10 +136,7 @@ cdef struct Recorder:
 # ---- private helpers, REQUIRE the recorder's lock ------------------------------------------------
 
 cdef inline const char* _last_name(const char* path) noexcept nogil:
-    cdef const char* slash
-    if path == NULL:
-        return b""
-    slash = strrchr(path, 47)
+    cdef const char* slash = strrchr(path, 47)
     return slash + 1 if slash != NULL else path
 
 
@@ -152,6 +150,8 @@ cdef bint _matches(Recorder* r, const Plan* p, const Call* c) noexcept nogil:
         return True
     if c.handle >= 0:
         path = r.names[c.handle] if c.handle < r.name_cap else NULL
+    if path == NULL:
+        return False
     return (fnmatch(p.pattern, _last_name(path), 0) == 0
             or (c.to != NULL and fnmatch(p.pattern, _last_name(c.to), 0) == 0))
 
@@ -216,8 +216,7 @@ cdef int _begin(Recorder* r, const Call* c, Verdict* v) noexcept nogil:
         kv_mutex_lock(&r.lock)
     if r.dead and c.kind != CLOSE:
         return -r.dead
-    if v.error:
-        r.struck += 1
+    r.struck += v.error != 0
     return -v.error
 
 
@@ -360,7 +359,6 @@ cdef int _store(Recorder* r, int handle, const uint8_t* p, uint64_t n, uint64_t 
     if v.mask and n and off <= v.at < off + n:
         spoiled = <uint8_t*>malloc(n)
         if spoiled == NULL:
-            r.out_of_memory = True
             return -EIO
         memcpy(spoiled, p, n)
         spoiled[v.at - off] ^= v.mask
@@ -379,9 +377,7 @@ cdef int rec_write_at(void* ctx, int handle, const void* p, size_t n, uint64_t o
     cdef Verdict v
     cdef Call c = Call(WRITE, handle, NULL, NULL, off, n)
     cdef int rc = _begin(r, &c, &v)
-    cdef uint64_t done = n
-    if rc != 0:
-        done = min(<uint64_t>n, v.short_bytes if r.dead == 0 else 0)
+    cdef uint64_t done = n if rc == 0 else min(<uint64_t>n, 0 if r.dead else v.short_bytes)
     rc = _store(r, handle, <const uint8_t*>p, done, off, &v, rc)
     kv_mutex_unlock(&r.lock)
     return rc
@@ -433,7 +429,7 @@ cdef int rec_map(void* ctx, int handle, uint64_t n, void** out) noexcept nogil:
         return rc if rc != 0 else kv_posix_io.map(NULL, handle, n, out)
     out[0] = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE, handle, 0)
     if out[0] == MAP_FAILED:
-        return -errno
+        return -last_errno
     (<uint8_t*>out[0])[v.at] ^= v.mask       # a page of its own from now on; the others are shared
     return 0
 
@@ -581,7 +577,8 @@ cdef class RecordingIo(Io):
         A sync that failed is not made up for by the next one that succeeds: what it should have
         written stays a maybe in the images (faults), as Linux drops such pages.
         """
-        cdef Plan plan = self._plan(FAIL, kind, nth, times, path)
+        cdef Plan plan
+        self._plan(&plan, FAIL, kind, nth, times, path)
         plan.error = errno
         plan.short_bytes = short_bytes
         self._add(plan)
@@ -592,7 +589,8 @@ cdef class RecordingIo(Io):
 
         Only calls that touch the byte count.  A map does not see later writes to that page.
         """
-        cdef Plan plan = self._plan(FLIP, kind, nth, times, path)
+        cdef Plan plan
+        self._plan(&plan, FLIP, kind, nth, times, path)
         if kind not in ("read", "map", "write"):
             raise ValueError(f"a {kind} has no bits to flip")
         plan.at = at
@@ -606,8 +604,9 @@ cdef class RecordingIo(Io):
         >>> with io.gate("sync") as gate:
         ...     pass                     # start a thread that puts; gate.wait(); look; open
         """
-        cdef Plan plan = self._plan(GATE, kind, nth, times, path)
+        cdef Plan plan
         cdef Gate gate = Gate.__new__(Gate)
+        self._plan(&plan, GATE, kind, nth, times, path)
         self.gates.append(gate)          # calls may come as long as this table lives
         plan.gate = &gate.state
         self._add(plan)
@@ -615,7 +614,8 @@ cdef class RecordingIo(Io):
 
     def delay(self, kind, seconds, *, times=None, path=None):
         """Make calls take `seconds` longer, for who wants to feel a slow disk; tests use gates."""
-        cdef Plan plan = self._plan(DELAY, kind, 1, times, path)
+        cdef Plan plan
+        self._plan(&plan, DELAY, kind, 1, times, path)
         plan.ns = <uint64_t>(seconds * 1e9)
         self._add(plan)
 
@@ -627,17 +627,14 @@ cdef class RecordingIo(Io):
         for gate in self.gates:
             gate.open()
 
-    def cut(self, errno=EIO):
+    def cut(self, int errno=EIO):
         """From now on every call fails with `errno`, but those that close or unmap."""
-        kv_mutex_lock(&self.r.lock)
         self.r.dead = errno
-        kv_mutex_unlock(&self.r.lock)
         self.heal()
 
-    cdef Plan _plan(self, int does, kind, nth, times, path) except *:
-        cdef Plan plan
+    cdef int _plan(self, Plan* plan, int does, kind, nth, times, path) except -1:
         cdef bytes pattern = b"" if path is None else path.encode()
-        memset(&plan, 0, sizeof(Plan))
+        memset(plan, 0, sizeof(Plan))
         if kind not in _KINDS or kind == "marker":
             raise ValueError(f"no call of kind {kind!r}")
         if len(pattern) >= PATTERN_BYTES:
@@ -647,7 +644,7 @@ cdef class RecordingIo(Io):
         plan.left = nth - 1
         plan.times = -1 if times is None else times
         memcpy(plan.pattern, <const char*>pattern, len(pattern))
-        return plan
+        return 0
 
     cdef int _add(self, Plan plan) except -1:
         if self.r.plan_count == PLANS:
