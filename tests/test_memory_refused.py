@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import watch_checker
 from ledger import Ledger
-from machines import soak_seconds
+from soak import Soaking
 
 import kvcore
 from kvcore import Compare, Delete, Get, Put, Range
@@ -183,9 +183,10 @@ def one_life(directory: Path | None, refusals: Refusals, nth: int, forever: bool
     return refused
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["memory", "durable"])
-def test_each_request_refused(kind: str, ram_dir: Path, refusals: Refusals,
-                              counts: Counter[str]) -> None:
+def test_each_request_refused(kind: str, ram_dir: Path, refusals: Refusals, counts: Counter[str],
+                              soaking: Soaking) -> None:
     """The nth request, for every n of a life; from the nth on, for some."""
     one_life(ram_dir / "warm" if kind == "durable" else None, refusals, 0, False)
     nth = 1
@@ -194,7 +195,7 @@ def test_each_request_refused(kind: str, ram_dir: Path, refusals: Refusals,
         nth += 1
     assert nth > 300
     rng = random.Random(nth)
-    for seed in range(20 + int(soak_seconds() * 20)):
+    for seed in soaking(20):
         where = ram_dir / f"on-{seed}" if kind == "durable" else None
         assert one_life(where, refusals, rng.randrange(1, nth), True)
         counts["requests for memory refused"] += 1
@@ -212,7 +213,7 @@ def test_each_block_of_the_index_refused(kind: str, ram_dir: Path, counts: Count
         refuse_index(life.db, 0)
         life.end()
         counts["requests for memory refused"] += reached
-        nth += 1 if nth < 60 or soak_seconds() else 7
+        nth += 1
     assert nth > 60
 
 

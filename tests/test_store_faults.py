@@ -3,29 +3,27 @@
 
 Whatever fails: nothing acknowledged is lost, the request it hit is whole or absent, nothing is
 written behind a failed write or sync of the log, reads go on, and the directory opens again.
-KVCORE_SOAK_SECONDS=n tries more pairs, and every call of the long lives.
+A soak tries more pairs.
 """
 
 from __future__ import annotations
 
 import errno
 import random
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fault_lives import LIVES, OPTIONS, Plain
-from machines import soak_seconds
+from soak import Soaking
 
 import kvcore
 from kvcore.testing.faults import RecordingIo
 
-KINDS: list[Any] = ["open", "close", "write", "allocate", "truncate", "sync", "rename", "unlink",
-                    "sync_dir", "map", "read"]
+KINDS: list[Any] = ["open", "close", "write", "allocate", "truncate", "sync", "begin_sync",
+                    "rename", "unlink", "sync_dir", "map", "read"]
 ERRNOS = [errno.ENOSPC, errno.EIO, errno.EINTR]
-STEPS = {"plain": 1, "space": 1, "backup": 1, "opens": 1}
 NEVER = {"unlink", "map", "close", "truncate", "read"}        # kinds that never stop the log
 
 
@@ -68,16 +66,15 @@ def one_life(root: Path, life: str, sync: str, plans: list[tuple[Any, int, int, 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("life", LIVES)
 def test_one_failure(life: str, kind: str, sync: str, ram_dir: Path, counts: Counter[str]) -> None:
-    """The nth call of a kind fails, for every n of a store's life; for some n of a long one."""
+    """The nth call of a kind fails, for every n of a store's life."""
     nth, lives, poisoned, reached = 1, 0, 0, True
-    step = 1 if soak_seconds() else STEPS[life]
     while reached:
         stopped, reached = one_life(ram_dir / f"{nth}", life, sync,
                                     [(kind, nth, ERRNOS[lives % 3], {})], counts)
         poisoned += stopped
         lives += reached
-        nth += 1 if nth < 10 else step
-    assert lives or kind in ("truncate", "read", "map", "unlink")
+        nth += 1
+    assert lives or kind in ("truncate", "read", "map", "unlink", "begin_sync")
     assert poisoned == 0 or kind not in NEVER
     assert poisoned > 0 or kind not in ("write", "sync") or life == "opens"
 
@@ -117,11 +114,11 @@ def random_pair(rng: random.Random) -> list[tuple[Any, int, int, dict[str, Any]]
     return plans
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("life", LIVES)
-def test_pairs(life: str, ram_dir: Path, counts: Counter[str]) -> None:
+def test_pairs(life: str, ram_dir: Path, counts: Counter[str], soaking: Soaking) -> None:
     """Two plans at once, seeded; a failing seed names itself."""
-    ends, seed = time.monotonic() + soak_seconds(), 0
-    while seed < 40 or time.monotonic() < ends:
+    for seed in soaking(40):
         rng = random.Random(f"{life}{seed}")
         plans = random_pair(rng)
         try:
@@ -131,7 +128,6 @@ def test_pairs(life: str, ram_dir: Path, counts: Counter[str]) -> None:
             error.add_note(f"seed {seed}: {plans}")
             raise
         counts["pairs of failures"] += 1
-        seed += 1
 
 
 @pytest.mark.parametrize("short", [1, 63, 64, 100, 512, 3600])

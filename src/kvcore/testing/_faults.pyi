@@ -7,7 +7,7 @@ from kvcore.testing._ops import Op
 
 Kind = Literal[
     "open", "close", "write", "allocate", "truncate", "sync", "rename", "unlink", "sync_dir",
-    "read", "map",
+    "read", "map", "begin_sync",
 ]
 
 class Gate:

@@ -60,7 +60,8 @@ cdef enum:
     MARKER = 9
     READ = 10           # never recorded, may be spoiled
     MAP = 11            # the same
-    KINDS = 12
+    BEGIN_SYNC = 12     # the same: it promises nothing
+    KINDS = 13
     PLANS = 32
     PATTERN_BYTES = 64
     FAIL = 0            # what a plan does
@@ -69,7 +70,7 @@ cdef enum:
     DELAY = 3
 
 _KINDS = ("open", "close", "write", "allocate", "truncate", "sync", "rename", "unlink", "sync_dir",
-          "marker", "read", "map")
+          "marker", "read", "map", "begin_sync")
 
 cdef struct Entry:
     int kind
@@ -438,6 +439,15 @@ cdef int rec_unmap(void* ctx, void* p, uint64_t n) noexcept nogil:
     return kv_posix_io.unmap(NULL, p, n)
 
 
+cdef int rec_begin_sync(void* ctx, int handle, uint64_t off, uint64_t n) noexcept nogil:
+    cdef Recorder* r = <Recorder*>ctx
+    cdef Verdict v
+    cdef Call c = Call(BEGIN_SYNC, handle, NULL, NULL, off, n)
+    cdef int rc = _begin(r, &c, &v)
+    kv_mutex_unlock(&r.lock)
+    return rc if rc != 0 or not r.can_sync else kv_posix_io.begin_sync(NULL, handle, off, n)
+
+
 cdef int rec_links(void* ctx, int handle) noexcept nogil:
     return kv_posix_io.links(NULL, handle)
 
@@ -501,8 +511,8 @@ cdef class RecordingIo(Io):
     disk, for tests that build images of what it may hold.  Thread safety: any thread.
 
     A plan (fail, flip, gate, delay) is for calls of one kind: "open", "close", "write",
-    "allocate", "truncate", "sync", "rename", "unlink", "sync_dir", "read", "map".  Its other
-    arguments: nth, the first call it strikes (1: the next one that matches); times, how many from
+    "allocate", "truncate", "sync", "begin_sync", "rename", "unlink", "sync_dir", "read", "map".
+    Its other arguments: nth, the first call it strikes (1: the next one that matches); times, how many from
     there on (None: all, until heal()); path, a pattern of the file's name, such as "wal-*" or
     "checkpoint-*" (None: every file).  Errors: ValueError for an unknown kind or a pattern of more
     than 63 bytes; IndexError for the 33rd plan.
@@ -544,6 +554,7 @@ cdef class RecordingIo(Io):
         self.own.map = rec_map
         self.own.unmap = rec_unmap
         self.own.links = rec_links
+        self.own.begin_sync = rec_begin_sync
         self.table = &self.own
 
     def __dealloc__(self):
