@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import doctest
 import errno
 import random
 import tempfile
@@ -14,6 +15,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from fault_lives import OPTIONS
 
 import kvcore
 from kvcore import Put
+from kvcore.testing import _faults, _refusals, faults
 from kvcore.testing.faults import (
     CrashImages,
     Gate,
@@ -35,6 +38,12 @@ pytestmark = pytest.mark.usefixtures("nothing_hangs")
 
 def opened(where: Path, io: RecordingIo, **options: Any) -> kvcore.Store:
     return kvcore.open(where, io=io, **{**OPTIONS, **options})
+
+
+@pytest.mark.parametrize("module", [faults, _faults, _refusals])
+def test_doctests(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted > 1 and result.failed == 0
 
 
 # --- plans ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ Of the changes at or below the compact revision only those count that are still 
 their key at the hashed revision, so the value is the same before, during and after a sweep.
 (etcd leaves that filter out when no key is alive at all; kvcore does not.)
 
-Cost: an ordering of all versions and one read of every value.  Thread safety: reads an immutable view.
+Cost: all versions put in order, one read of every value.  Thread safety: reads an immutable view.
 May not know: the engine.
 """
 

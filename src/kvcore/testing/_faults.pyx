@@ -33,15 +33,12 @@ cdef extern from "time.h" nogil:
         long tv_sec
         long tv_nsec
     int nanosleep(const timespec* wanted, timespec* left)
-
 cdef extern from "fnmatch.h" nogil:
     int fnmatch(const char* pattern, const char* name, int flags)
-
 cdef extern from "sys/mman.h" nogil:
     int PROT_READ, PROT_WRITE, MAP_PRIVATE
     void* MAP_FAILED
     void* mmap(void* at, size_t n, int protection, int flags, int handle, long off)
-
 cdef extern from "Python.h" nogil:
     int PyGILState_Check()
     void* PyEval_SaveThread()
@@ -457,8 +454,7 @@ cdef int rec_links(void* ctx, int handle) noexcept nogil:
 cdef class Gate:
     """Where a call stands until the test lets it go on: a sync that takes long, without a clock.
 
-    Made by RecordingIo.gate.  As a context manager it opens at the end, whatever happened.
-    Thread safety: any thread.
+    Made by RecordingIo.gate.  As a context manager it opens at the end.  Thread safety: any thread.
     """
 
     cdef GateState state
@@ -477,8 +473,8 @@ cdef class Gate:
 
     def wait(self, timeout=60.0, *, calls=1):
         """Until so many calls have come to the gate; TimeoutError after `timeout` seconds."""
-        cdef int wanted = calls
         cdef uint64_t ns = <uint64_t>(timeout * 1e9)
+        cdef int wanted = calls
         cdef bint came
         with nogil:
             kv_mutex_lock(&self.state.lock)
@@ -512,10 +508,10 @@ cdef class RecordingIo(Io):
 
     A plan (fail, flip, gate, delay) is for calls of one kind: "open", "close", "write",
     "allocate", "truncate", "sync", "begin_sync", "rename", "unlink", "sync_dir", "read", "map".
-    Its other arguments: nth, the first call it strikes (1: the next one that matches); times, how many from
-    there on (None: all, until heal()); path, a pattern of the file's name, such as "wal-*" or
-    "checkpoint-*" (None: every file).  Errors: ValueError for an unknown kind or a pattern of more
-    than 63 bytes; IndexError for the 33rd plan.
+    nth: the first call it strikes (1: the next one that matches); times: how many from there on
+    (None: all, until heal()); path: a pattern of the file's name, such as "wal-*" (None: any).
+    Errors: ValueError for an unknown kind or a pattern of more than 63 bytes; IndexError for the
+    33rd plan.
 
     >>> import errno, kvcore, tempfile
     >>> io = RecordingIo()
@@ -567,13 +563,7 @@ cdef class RecordingIo(Io):
         kv_mutex_destroy(&self.r.lock)
 
     def marker(self, number):
-        """Write down that the caller reached point `number`.
-
-        >>> io = RecordingIo()
-        >>> io.marker(7)
-        >>> [(op.kind, op.offset) for op in io.ops()]
-        [('marker', 7)]
-        """
+        """Write down that the caller reached point `number`: an Op of kind "marker"."""
         cdef uint64_t n = number
         with nogil:
             kv_mutex_lock(&self.r.lock)
@@ -680,18 +670,26 @@ cdef class RecordingIo(Io):
     def ops(self):
         """Everything recorded so far, as a list of Op; MemoryError when something was lost."""
         cdef uint64_t i
+        if self.r.out_of_memory:
+            raise MemoryError("the recording is incomplete")
         kv_mutex_lock(&self.r.lock)
         try:
-            if self.r.out_of_memory:
-                raise MemoryError("the recording is incomplete")
             return [self._op(&self.r.entries[i]) for i in range(self.r.n)]
         finally:
             kv_mutex_unlock(&self.r.lock)
 
     def clear(self):
         """Forget what was recorded; plans stay."""
-        kv_mutex_lock(&self.r.lock)
         self._clear()
+
+    cdef void _clear(self) noexcept:
+        cdef uint64_t i
+        kv_mutex_lock(&self.r.lock)
+        for i in range(self.r.n):
+            free(self.r.entries[i].data)
+            free(self.r.entries[i].path)
+            free(self.r.entries[i].to)
+        self.r.n = 0
         kv_mutex_unlock(&self.r.lock)
 
     cdef object _op(self, Entry* e):
@@ -700,11 +698,3 @@ cdef class RecordingIo(Io):
             data = e.data[:e.n] if e.data != NULL else e.n
         return Op(_KINDS[e.kind], e.handle, e.error, e.off, data,
                   e.path.decode() if e.path != NULL else "", e.to.decode() if e.to != NULL else "")
-
-    cdef void _clear(self) noexcept:
-        cdef uint64_t i
-        for i in range(self.r.n):
-            free(self.r.entries[i].data)
-            free(self.r.entries[i].path)
-            free(self.r.entries[i].to)
-        self.r.n = 0
