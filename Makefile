@@ -22,7 +22,7 @@ SANITIZED ?= tests --ignore=tests/meta --ignore=tests/test_demo.py --ignore=test
 build_tree = $(BIN)/python setup.py -q build --build-base build/$(1) --build-lib build/$(1)/lib
 runtime    = $(shell gcc -print-file-name=lib$(1).so)
 
-.PHONY: help demo test check bench bench-peers soak asan tsan wheel clean
+.PHONY: help demo test check bench bench-peers soak fuzz asan tsan wheel clean
 .DELETE_ON_ERROR:
 
 help:                      ## this list
@@ -35,7 +35,7 @@ test: build/verify/.built  ## all tests, on a build with assertions, and each be
 	PYTHONPATH=build/verify/lib $(PYTEST) tests bench $(ARGS)
 
 check: $(VENV)/.tools build/verify/.built  ## linters, types, and the tests that read the sources
-	$(BIN)/ruff check src tests bench setup.py
+	$(BIN)/ruff check src tests bench fuzz setup.py
 	$(BIN)/mypy --strict src/kvcore
 	PATH="$(BIN):$$PATH" $(BIN)/cython-lint src  # it calls pycodestyle by name
 	PYTHONPATH=build/verify/lib $(PYTEST) tests/meta
@@ -50,6 +50,10 @@ bench-peers: $(VENV)/.installed $(VENV)/.peers  ## kvcore beside other stores an
 
 soak: build/verify/.built  ## machines, crash images, kills, ... for SECONDS=n seconds more; prints what was reached
 	KVCORE_SOAK_SECONDS=$(SECONDS) PYTHONPATH=build/verify/lib $(PYTEST) tests -m soak $(ARGS)
+
+fuzz: build/fuzz/.built    ## the decoders with changed inputs, SECONDS=n each; TARGET="log commands"
+	LD_PRELOAD=$(CURDIR)/build/fuzz/coverage.so PYTHONPATH=build/fuzz/lib \
+	  $(BIN)/python fuzz/engine.py $(TARGET) --seconds $(SECONDS) $(ARGS)
 
 asan: build/asan/.built    ## tests under AddressSanitizer
 	LD_PRELOAD=$(call runtime,asan) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
@@ -90,6 +94,11 @@ $(VENV)/.peers: $(VENV)/.made pyproject.toml
 
 build/verify/.built: $(VENV)/.tools $(SOURCES)
 	KVCORE_VERIFY=1 $(call build_tree,verify)
+	touch $@
+
+build/fuzz/.built: $(VENV)/.tools $(SOURCES) fuzz/coverage.c
+	KVCORE_VERIFY=1 KVCORE_FUZZ=1 $(call build_tree,fuzz)
+	gcc -O2 -Wall -Wextra -shared -fPIC -o build/fuzz/coverage.so fuzz/coverage.c
 	touch $@
 
 build/asan/.built: $(VENV)/.tools $(SOURCES)

@@ -3,7 +3,8 @@
 
 Switches (environment): KVCORE_VERIFY=1 compiles the O(log n) assertions in;
 KVCORE_SANITIZE=address|thread|undefined (comma-separated) instruments; KVCORE_ANNOTATE=1 writes
-Cython's HTML; KVCORE_COVERAGE=1 traces lines.
+Cython's HTML; KVCORE_COVERAGE=1 traces lines; KVCORE_FUZZ=1 lets the decoders tell their edges and
+compares to fuzz/coverage.c, which must be preloaded.
 """
 
 import os
@@ -14,6 +15,7 @@ from setuptools import Extension, setup
 VERIFY = os.environ.get("KVCORE_VERIFY") == "1"
 SANITIZE = [s for s in os.environ.get("KVCORE_SANITIZE", "").split(",") if s]
 COVERAGE = os.environ.get("KVCORE_COVERAGE") == "1"
+FUZZ = ["-fsanitize-coverage=trace-pc,trace-cmp"] * (os.environ.get("KVCORE_FUZZ") == "1")
 
 MODULES = {
     "kvcore._native": [],
@@ -70,6 +72,11 @@ MODULES = {
     "kvcore.testing._wal_probe": [],
 }
 
+# What bytes from outside go through.
+DECODERS = {f"kvcore.{name}" for name in (
+    "_segment", "_recovery", "_wal", "_record_log", "_command", "_operation", "_state",
+    "_checkpoint", "_startup", "_space", "_leases", "_salvage", "_tree_sweep", "_image")}
+
 flags = ["-O3", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter",
          "-Wno-unused-function", "-Wno-missing-field-initializers", "-Wno-sign-compare",
          "-Wno-cast-function-type", "-Wno-unreachable-code", "-Wno-deprecated-declarations"]
@@ -89,7 +96,7 @@ extensions = [
         include_dirs=["src/kvcore"],
         depends=["src/kvcore/_native.h", "src/kvcore/_crc32c.h", "src/kvcore/_os.h",
                  "src/kvcore/_node.h", *more],
-        extra_compile_args=[*flags, "-pthread"],
+        extra_compile_args=[*flags, "-pthread", *(FUZZ if name in DECODERS else [])],
         extra_link_args=link,
         define_macros=macros,
     )
@@ -97,7 +104,7 @@ extensions = [
     if os.path.exists(os.path.join("src", *name.split(".")) + ".pyx")
 ]
 
-# Generated C depends on the switches too: each combination has a directory of its own.
+# Generated C depends on these switches too: each combination has a directory of its own.
 variant = "-".join(["c", *SANITIZE, *["verify"] * VERIFY, *["coverage"] * COVERAGE])
 
 setup(

@@ -37,12 +37,16 @@ cdef enum:
     CK_FORMAT = 1
     BLOCK_HEAD = 16
     LEASE_BYTES = 16             # id, ttl
-    TABLE_MAX_BYTES = 1 << 30
     BYTES_PER_KEY_GUESS = 96
+    MIN_SEGMENT_BYTES = 1 << 16  # as docs/log-format.md says
+    MAX_SEGMENT_BYTES = 1 << 30
     PHASE_OPEN = 0
     PHASE_BLOCKS = 1
     PHASE_VERIFY = 2
     PHASE_DONE = 3
+
+cdef int64_t MAX_REVISION = <int64_t>1 << 62
+cdef uint64_t MAX_POSITION = <uint64_t>1 << 62
 
 cdef const char* MAGIC = b"KVCCKP01"
 cdef const char* END_MAGIC = b"KVCCKEND"
@@ -75,6 +79,13 @@ cdef int _unpack_header(const uint8_t* h, CkInfo* i, const char** reason) noexce
     if fmt > CK_FORMAT:
         return KV_NEWER_FORMAT
     memcpy(i, h + 16, sizeof(CkInfo))
+    if (not MIN_SEGMENT_BYTES <= i.segment_bytes <= MAX_SEGMENT_BYTES
+            or i.segment_bytes & (i.segment_bytes - 1) or i.replay_from < i.segment_bytes
+            or i.replay_from > MAX_POSITION or not 1 <= i.revision < MAX_REVISION
+            or not -1 <= i.compact_revision <= i.revision
+            or not 0 <= i.ceiling < MAX_REVISION or i.applied_index > MAX_POSITION):
+        reason[0] = b"checkpoint header has numbers that cannot be"
+        return KV_CORRUPT
     return KV_OK
 
 
@@ -279,14 +290,14 @@ cdef int _write_end(CkWriter* w) noexcept nogil:
     return KV_OK
 
 
-cdef int _read_block(const KvIo* io, int handle, uint64_t* off, KvBuf* buf, uint32_t* keys,
-                     const char** reason) noexcept nogil:
-    """The next block's payload into buf, checked."""
+cdef int _read_block(const KvIo* io, int handle, uint64_t* off, uint64_t end, KvBuf* buf,
+                     uint32_t* keys, const char** reason) noexcept nogil:
+    """The next block's payload into buf, checked; blocks end at `end`."""
     cdef uint32_t head[4]
     cdef int64_t got = io.read_at(io.ctx, handle, head, BLOCK_HEAD, off[0])
     if got < 0:
         return KV_IO
-    if got != BLOCK_HEAD or head[0] > 1 << 30:
+    if got != BLOCK_HEAD or off[0] + BLOCK_HEAD + head[0] > end:
         reason[0] = b"checkpoint is cut short"
         return KV_CORRUPT
     buf.len = 0
@@ -298,7 +309,7 @@ cdef int _read_block(const KvIo* io, int handle, uint64_t* off, KvBuf* buf, uint
     if got != head[0]:
         reason[0] = b"checkpoint is cut short"
         return KV_CORRUPT
-    if kv_crc32c(0, buf.p, head[0]) != head[1]:
+    if head[3] != 0 or kv_crc32c(0, buf.p, head[0]) != head[1]:
         reason[0] = b"checkpoint block fails its checksum"
         return KV_CORRUPT
     buf.len = head[0]
@@ -336,7 +347,7 @@ cdef int ck_step(CkWriter* w, bint* more) noexcept nogil:
     if w.phase == PHASE_VERIFY:
         if w.verified < w.info.blocks:
             w.verified += 1
-            return _read_block(w.io, w.handle, &w.off, &w.block, &keys, &reason)
+            return _read_block(w.io, w.handle, &w.off, w.info.table_off, &w.block, &keys, &reason)
         w.phase = PHASE_DONE
         more[0] = False
         return _finish(w)
@@ -367,8 +378,18 @@ cdef void ck_end(CkWriter* w) noexcept nogil:
 # Loading
 # =================================================================================================
 
-cdef int _load_block(BtLoader* b, const KvBuf* buf, uint32_t keys, KvBuf* key,
-                     KvBuf* versions) noexcept nogil:
+cdef bint _possible(const KvVersion* v, uint32_t n, int64_t revision) noexcept nogil:
+    """Whether a store at this revision may hold such versions (the loader compares their order)."""
+    cdef uint32_t i
+    for i in range(n):
+        if (not 1 <= v[i].mod <= revision or not 0 <= v[i].create <= v[i].mod or v[i].version < 0
+                or (v[i].version == 0 and (v[i].lease != 0 or v[i].len != 0))):
+            return False
+    return True
+
+
+cdef int _load_block(BtLoader* b, const KvBuf* buf, uint32_t keys, KvBuf* key, KvBuf* versions,
+                     int64_t revision) noexcept nogil:
     """Hands every key of a checked block to the loader; KV_CORRUPT when it does not parse."""
     cdef const uint8_t* p = buf.p
     cdef const uint8_t* end = buf.p + buf.len
@@ -399,9 +420,11 @@ cdef int _load_block(BtLoader* b, const KvBuf* buf, uint32_t keys, KvBuf* key,
         p += suffix + <uint64_t>n * sizeof(KvVersion)
         k.ptr = key.p
         k.len = key.len
-        rc = bt_load_push(b, k, <const KvVersion*>versions.p, n)
+        rc = KV_CORRUPT
+        if _possible(<const KvVersion*>versions.p, n, revision):
+            rc = bt_load_push(b, k, <const KvVersion*>versions.p, n)
         if rc != KV_OK:
-            return rc
+            return rc if rc == KV_NOMEM else KV_CORRUPT
     return KV_OK if p == end else KV_CORRUPT
 
 
@@ -410,7 +433,10 @@ cdef int _load_table(const KvIo* io, int handle, uint64_t count, uint64_t entry,
     """A table of `count` entries; moves *off behind it."""
     cdef uint32_t head[2]
     cdef uint64_t n = count * entry
-    if count > TABLE_MAX_BYTES // entry:
+    cdef int64_t size = io.size(io.ctx, handle)      # what is asked of memory is there in the file
+    if size < 0:
+        return KV_IO
+    if count > <uint64_t>size // entry:
         return KV_CORRUPT
     table[0] = malloc(n + 1)
     if table[0] == NULL:
@@ -459,9 +485,9 @@ cdef int _load_blocks(const KvIo* io, int handle, const CkInfo* info, BTree* tre
     at[0] = CK_HEADER_BYTES
     for _i in range(info.blocks):
         reason[0] = b"checkpoint block does not parse"
-        rc = _read_block(io, handle, at, &buf, &keys, reason)
+        rc = _read_block(io, handle, at, info.table_off, &buf, &keys, reason)
         if rc == KV_OK:
-            rc = _load_block(b, &buf, keys, &key, &versions)
+            rc = _load_block(b, &buf, keys, &key, &versions, info.revision)
         if rc != KV_OK:
             break
     end_rc = bt_load_end(b)
@@ -492,12 +518,16 @@ cdef int ck_load(const KvIo* io, const char* path, CkInfo* info, CkSegment** tab
         rc = _unpack_header(header, info, reason)
     if rc == KV_OK:
         at[0] = info.table_off
+        rc = KV_CORRUPT if info.table_off > MAX_POSITION else KV_OK
+        reason[0] = b"checkpoint header has numbers that cannot be"
+    if rc == KV_OK:
         rc = _load_tables(io, handle, info, table, leases, reason)
     if rc == KV_OK:
         rc = _load_blocks(io, handle, info, tree, reason, at)
     io.close(io.ctx, handle)
-    if rc == KV_OK and tree.keys != info.keys:
-        reason[0] = b"checkpoint holds another number of keys than it says"
+    if rc == KV_OK and (tree.keys != info.keys
+                        or tree.keys + tree.chain_records != info.versions):
+        reason[0] = b"checkpoint holds another number of keys or versions than it says"
         return KV_CORRUPT
     if rc == KV_OK:
         tree.floor = info.compact_revision if info.compact_revision > 0 else 0

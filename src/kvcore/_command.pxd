@@ -99,7 +99,10 @@ cdef uint32_t mp_array(Cursor* c) noexcept nogil
 cdef int64_t mp_int(Cursor* c) noexcept nogil
 cdef KvSlice mp_bin(Cursor* c) noexcept nogil            # nil: ptr NULL
 cdef void mp_skip(Cursor* c) noexcept nogil
-# Reads what follows the kind of the command.
+# Array and kind of a command; 0 and bad when it is unknown, or has another number of parts.
+cdef int64_t mp_command(Cursor* c) noexcept nogil
+# Reads what follows the kind of the command; bad also for what no store writes: unknown flags,
+# compares and orders, cells of other forms.
 cdef void decode_put(Cursor* c, PutCmd* out) noexcept nogil
 cdef void decode_delete(Cursor* c, int64_t* flags, SpanCmd* out) noexcept nogil
 cdef void decode_range(Cursor* c, RangeCmd* out) noexcept nogil

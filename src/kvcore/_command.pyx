@@ -12,13 +12,18 @@ May not know: operations as Python objects (_operation), index, log, engine.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from kvcore._native cimport (KV_KEY_MAX_BYTES, KV_NOMEM, KV_OK, KvSlice, kv_be16, kv_be32, kv_be64,
                              kv_crc32c, kv_put_be16, kv_put_be32, kv_put_be64)
 
 from kvcore.errors import (EmptyKeyError, KeyTooLargeError, LeaseProvidedError, OutOfMemoryError,
                            RequestTooLargeError, ValueProvidedError)
+
+cdef enum:
+    CELL_BYTES = 13              # of a cell without key and value
+    PUT_FLAGS = FLAG_PREV | FLAG_IGNORE_VALUE | FLAG_IGNORE_LEASE
+    RANGE_FLAGS = FLAG_KEYS_ONLY | FLAG_COUNT_ONLY | FLAG_SINGLE
 
 # =================================================================================================
 # Decoding
@@ -107,14 +112,40 @@ cdef void mp_skip(Cursor* c) noexcept nogil:
             mp_int(c)
 
 
+cdef int64_t mp_command(Cursor* c) noexcept nogil:
+    cdef uint32_t n = mp_array(c), wanted = 0
+    cdef int64_t kind = mp_int(c)
+    if kind == CMD_PUT:
+        wanted = 6
+    elif kind == CMD_DELETE or kind == CMD_TXN:
+        wanted = 4
+    elif kind == CMD_RANGE:
+        wanted = 12
+    elif kind == CMD_LEASE_GRANT:
+        wanted = 3
+    elif kind == CMD_COMPACT or kind == CMD_LEASE_REVOKE or kind == CMD_ALARM:
+        wanted = 2
+    if n != wanted:
+        c.bad = True
+    return 0 if c.bad else kind
+
+
 cdef void decode_put(Cursor* c, PutCmd* out) noexcept nogil:
+    memset(out, 0, sizeof(PutCmd))
     out.flags = mp_int(c)
     out.lease = mp_int(c)
     out.cell = c.p
+    # a cell has heads of its own: of other forms its position would lead to no value
+    if not _need(c, CELL_BYTES) or c.p[0] != 0xCE or c.p[5] != 0xC5:
+        c.bad = True
+        return
     mp_int(c)
     out.key = mp_bin(c)
+    if not _need(c, 1) or c.p[0] != 0xC6:
+        c.bad = True
+        return
     out.value = mp_bin(c)
-    if out.key.ptr == NULL or out.value.ptr == NULL or out.key.len == 0:
+    if c.bad or out.key.len == 0 or out.flags & ~PUT_FLAGS:
         c.bad = True
 
 
@@ -128,6 +159,8 @@ cdef void _decode_span(Cursor* c, SpanCmd* out) noexcept nogil:
 cdef void decode_delete(Cursor* c, int64_t* flags, SpanCmd* out) noexcept nogil:
     flags[0] = mp_int(c)
     _decode_span(c, out)
+    if flags[0] & ~<int64_t>FLAG_PREV:
+        c.bad = True
 
 
 cdef void decode_range(Cursor* c, RangeCmd* out) noexcept nogil:
@@ -141,6 +174,9 @@ cdef void decode_range(Cursor* c, RangeCmd* out) noexcept nogil:
     out.max_mod = mp_int(c)
     out.min_create = mp_int(c)
     out.max_create = mp_int(c)
+    if (out.flags & ~RANGE_FLAGS or not ORDER_NONE <= out.order <= ORDER_DESCEND
+            or not TARGET_KEY <= out.target <= TARGET_VALUE):
+        c.bad = True
 
 
 cdef void decode_compare(Cursor* c, CompareCmd* out) noexcept nogil:
@@ -156,6 +192,9 @@ cdef void decode_compare(Cursor* c, CompareCmd* out) noexcept nogil:
     else:
         out.number = mp_int(c)
     _decode_span(c, &out.span)
+    if (not CMP_EQUAL <= out.result <= CMP_NOT_EQUAL or not CMP_VERSION <= out.target <= CMP_LEASE
+            or (out.target == CMP_VALUE and out.value.ptr == NULL)):
+        c.bad = True
 
 
 cdef bint next_put(Cursor* c, PutCmd* out) noexcept nogil:

@@ -66,11 +66,16 @@ typedef struct KvMem {
 /* ---- production tables --------------------------------------------------------------------- */
 static int kv_px_open(void *ctx, const char *path, int flags) {
     (void)ctx;
-    int f = O_CLOEXEC | ((flags & KV_O_WRITE) ? O_RDWR : O_RDONLY);
+    /* a pipe in the place of a file is refused, not waited for */
+    int f = O_CLOEXEC | O_NONBLOCK | ((flags & KV_O_WRITE) ? O_RDWR : O_RDONLY);
     if (flags & KV_O_CREATE) f |= O_CREAT;
     int fd;
+    struct stat st = {0};
     do fd = open(path, f, 0644); while (fd < 0 && errno == EINTR);
-    return fd < 0 ? -errno : fd;
+    if (fd < 0) return -errno;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) return fd;
+    close(fd);
+    return S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL;
 }
 static int kv_px_close(void *ctx, int h) { (void)ctx; return close(h) ? -errno : 0; }
 static int64_t kv_px_size(void *ctx, int h) {

@@ -380,6 +380,8 @@ cdef class WriteAheadLog:
                                 &pos)
             if rc == KV_OK:
                 rc = wal_sync(w)
+            if rc == KV_OK:
+                self.log.sealed = w.durable_pos
         w.accepting = False
         return rc
 

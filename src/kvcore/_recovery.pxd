@@ -22,8 +22,9 @@ cdef class RecoveryReport:
 
 # Loads the segments of `path` into the table, removes unused ones, replays from `from_pos`.
 # expected: seq -> (nonce, seed) of segments that must exist.
+# synced: position that the log reached when it was last closed; 0: not known.
 cdef RecoveryReport recover_log(Wal* w, str path, uint64_t from_pos, dict expected,
-                                wal_replay_fn fn, void* ctx)
+                                wal_replay_fn fn, void* ctx, uint64_t synced)
 # Raises OutOfMemoryError or StorageError for a negative errno; 0 returns quietly.
 cdef int raise_errno(int rc, object what) except -1
 # Removes a file, if it is there, and makes that durable.

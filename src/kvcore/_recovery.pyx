@@ -24,8 +24,8 @@ from libc.string cimport memset
 
 from kvcore._ahead cimport ahead_keep
 from kvcore._native cimport (
-    KV_BAD_COMMAND, KV_CORRUPT, KV_NEWER_FORMAT, KV_O_CREATE, KV_O_READ, KV_O_WRITE, KV_OK, KvIo,
-    kv_raise,
+    KV_CORRUPT, KV_IO, KV_NEWER_FORMAT, KV_NOMEM, KV_NO_SPACE, KV_O_CREATE, KV_O_READ, KV_O_WRITE,
+    KV_OK, KvIo, kv_raise,
 )
 from kvcore._segment cimport (
     batch_read, seg_bytes, seg_close_handle, seg_find_proof, seg_free, seg_left_behind,
@@ -75,6 +75,7 @@ cdef class _Recovery:
     cdef str path
     cdef RecoveryReport report
     cdef bint size_known             # segment_bytes stands in a header on disk
+    cdef uint64_t synced             # the log was known to reach this position; 0: not known
 
     def __cinit__(self, str path):
         self.path = path
@@ -91,6 +92,9 @@ cdef class _Recovery:
             self._replay(first, from_pos, fn, ctx, &walk)
         else:
             report.end_position = (self.w.first_seq << self.w.segment_shift) + WAL_HEADER_BYTES
+        # The seal that ended the log may be damaged: behind its place nothing else was.
+        if report.end_position + WAL_HEADER_BYTES < self.synced:
+            self._short(report.end_position)
         report.batches = walk.batches
         report.commands = walk.commands
         report.ceiling = walk.ceiling
@@ -102,6 +106,11 @@ cdef class _Recovery:
         path = _directory.segment_path(self.path, seq)
         return CorruptError(path=path, offset=offset, reason=reason)
 
+    cdef int _short(self, uint64_t end) except -1:
+        seq = (end - 1) >> self.w.segment_shift
+        raise self._corrupt(seq, end - (seq << self.w.segment_shift), "the log ends here, but LOCK "
+                            f"says that all up to position {self.synced:#x} was synced")
+
     def _load(self, from_pos, dict expected):
         """Open every segment that is needed and fill the table; returns the first one to replay."""
         found = _directory.segments(self.path)
@@ -112,7 +121,9 @@ cdef class _Recovery:
             first = self._first_needed(from_pos)
             last = max(first, *found) if found else first
             listed = {seq for seq, entry in expected.items() if entry[2] or seq in found}
-            wanted = sorted(listed | set(range(first, last + 1)))
+            # not more numbers than files, and the first that is missing: one may be absurd
+            replayed = range(first, min(last, first + len(found)) + 1)
+            wanted = sorted(listed | set(replayed))
             if not found and not expected and from_pos == 0:
                 wanted = []
             self.w.first_seq = wanted[0] if wanted else 1
@@ -193,7 +204,9 @@ cdef class _Recovery:
         return base
 
     def _drop_unused(self, first, from_pos):
-        """Rule 3: remove segments behind the last one in use, newest first."""
+        """Rule 3: remove segments behind the last one in use, newest first.
+
+        One that was in use when the log was closed is not: what is in it is damaged."""
         cdef WalSegment* s
         cdef uint64_t seq = self.w.first_seq + self.w.segment_count - 1
         cdef bint replay_begins
@@ -202,6 +215,8 @@ cdef class _Recovery:
             replay_begins = seq == <uint64_t>first and from_pos > 0
             if replay_begins or self._in_use(s):
                 return
+            if (seq << self.w.segment_shift) + 2 * WAL_HEADER_BYTES < self.synced:
+                self._short((seq << self.w.segment_shift) + WAL_HEADER_BYTES)
             if _directory.segments(self.path).get(seq):
                 remove_file(self.w, _directory.segment_path(self.path, seq))
             seg_free(self.w.io, s, False)
@@ -223,8 +238,12 @@ cdef class _Recovery:
                 proof = seg_find_proof(s, base, self.w.segment_shift, WAL_HEADER_BYTES, &upto)
                 torn = seg_left_behind(s, base, self.w.segment_shift, WAL_HEADER_BYTES)
         free(owned)
-        if looks:
+        # Without any header it is not known how long a segment is: nothing can be told of it.
+        if looks or (s.nonce == 0 and not self.size_known):
             raise self._corrupt(s.seq, 0, "the segment's header is damaged")
+        if not used and s.file_bytes < self.w.segment_bytes:
+            # a file has its whole length and its header before it has its name
+            raise self._corrupt(s.seq, s.file_bytes, "the file is cut short")
         if proof:
             raise self._damage(s, WAL_HEADER_BYTES, proof, upto)
         if torn:
@@ -300,6 +319,8 @@ cdef class _Recovery:
         cdef void* owned = NULL
         cdef const uint8_t* base = self._bytes_of(s, &owned)
         cdef uint64_t proof = 0, upto = 0, torn = 0
+        cdef WalBatch seal
+        cdef bint sealed = False
         cdef int rc
         walk.last_off = 0
         try:
@@ -308,11 +329,15 @@ cdef class _Recovery:
                 if rc == KV_OK and is_last:
                     proof = seg_find_proof(s, base, self.w.segment_shift, walk.off, &upto)
                     torn = seg_left_behind(s, base, self.w.segment_shift, walk.off)
+                    sealed = walk.off > WAL_HEADER_BYTES and batch_read(
+                        s, base, self.w.segment_shift, walk.off - WAL_HEADER_BYTES, &seal)
+                    sealed = sealed and seal.kind == WAL_SEAL
         finally:
             free(owned)
-        if rc == KV_CORRUPT or rc == KV_BAD_COMMAND:
+        if rc == KV_NOMEM or rc == KV_IO or rc == KV_NO_SPACE:
+            kv_raise(rc)
+        if rc != KV_OK:
             raise self._corrupt(s.seq, walk.off, "the batch contradicts what was replayed before")
-        kv_raise(rc)
         if proof:
             raise self._damage(s, walk.off, proof, upto)
         if not is_last:
@@ -326,6 +351,10 @@ cdef class _Recovery:
         # there could become valid again once a batch of the right length stands before it.
         if walk.last_off == 0 or walk.last_kind != WAL_SEAL or torn:
             self.report.clean = False
+            if s.file_bytes < self.w.segment_bytes and not sealed:
+                # only a segment with another behind it, or a seal at its end, is ever cut
+                raise self._corrupt(s.seq, s.file_bytes, "the file is cut short: "
+                                    f"{self.w.segment_bytes} bytes belong to a segment")
         if not self.report.clean:
             self.report.cut_path = _directory.segment_path(self.path, s.seq)
             self.report.cut_offset = walk.off
@@ -382,9 +411,10 @@ cdef int set_segment_bytes(Wal* w, uint64_t n) noexcept:
 
 
 cdef RecoveryReport recover_log(Wal* w, str path, uint64_t from_pos, dict expected,
-                                wal_replay_fn fn, void* ctx):
+                                wal_replay_fn fn, void* ctx, uint64_t synced):
     cdef _Recovery recovery = _Recovery(path)
     recovery.w = w
+    recovery.synced = synced
     w.first_seq = 1
     if w.in_memory:
         recovery.report.end_position = (w.first_seq << w.segment_shift) + WAL_HEADER_BYTES
@@ -402,7 +432,7 @@ cdef int check_format(Wal* w, str directory) except -1:
     cdef int64_t n
     cdef int handle = io.open(io.ctx, name, KV_O_READ)
     if handle == -ENOENT:
-        if _directory.segments(directory):
+        if any(name.endswith((".seg", ".ckp")) for name in os.listdir(directory)):
             raise CorruptError(path=path, offset=0, reason="FORMAT is missing beside segments")
         return _write_format(w, path)
     if handle < 0:
@@ -412,8 +442,8 @@ cdef int check_format(Wal* w, str directory) except -1:
     if n < 0:
         raise_errno(<int>n, f"cannot read {path}")
     line = text[:n].split()
-    if len(line) != 2 or line[0] != b"kvcore" or not line[1].isdigit():
-        raise CorruptError(path=path, offset=0, reason="not a kvcore FORMAT file")
-    if int(line[1]) > 1:
+    if len(line) == 2 and line[0] == b"kvcore" and line[1].isdigit() and int(line[1]) > 1:
         raise NewerFormatError(f"{NewerFormatError.message} ({path}: {int(line[1])})")
+    if text[:n] != _FORMAT_LINE:
+        raise CorruptError(path=path, offset=0, reason="not a kvcore FORMAT file")
     return 0

@@ -25,6 +25,9 @@ from kvcore._rows cimport Rows, rows_free, rows_init
 from kvcore._pin cimport Pin
 from kvcore._wal cimport wal_ptr, wal_value
 
+from kvcore._directory import segment_path
+from kvcore.errors import CorruptError
+
 cdef enum:
     VALUE_HEAD = 5               # bytes between a cell's key and its value
     AHEAD_ROWS = 3
@@ -67,6 +70,18 @@ cdef int64_t result_add(KvResult* r, uint8_t kind, uint8_t flags) noexcept nogil
 # Python face
 # =================================================================================================
 
+cdef int _unreadable(Pin pin, uint64_t pos, int status) except -1:
+    """Raises for a cell that cannot be read: one that is damaged is named by file and offset."""
+    cdef uint64_t seq = pos >> pin.log.c.segment_shift
+    if status != KV_CORRUPT:
+        return kv_raise(status)
+    if not pin.log.path:
+        raise CorruptError(f"kvcore: corrupt: value at log position {pos:#x} (memory)")
+    raise CorruptError(path=segment_path(pin.log.path, seq),
+                       offset=pos - (seq << pin.log.c.segment_shift),
+                       reason="the value that is here fails its checksum")
+
+
 cdef int read_cell(Pin pin, uint64_t pos, uint32_t key_len, uint32_t value_len, list out) except -1:
     """Key and value of a cell, appended to `out`; CorruptError when they do not agree with their
     CRC."""
@@ -74,8 +89,7 @@ cdef int read_cell(Pin pin, uint64_t pos, uint32_t key_len, uint32_t value_len, 
     cdef void* owned = NULL
     cdef int status = wal_value(&pin.log.c, pos, key_len, value_len, &value, &owned)
     if status != 0:
-        kv_raise(status, f"kvcore: corrupt: cell at log position {pos:#x} "
-                 f"({pin.log.path or 'memory'})" if status == KV_CORRUPT else None)
+        _unreadable(pin, pos, status)
     try:
         out.append(PyBytes_FromStringAndSize(<const char*>value.ptr - VALUE_HEAD - key_len,
                                              key_len))
@@ -91,8 +105,7 @@ cdef bytes read_value(Pin pin, uint64_t pos, uint32_t key_len, uint32_t value_le
     cdef void* owned = NULL
     cdef int status = wal_value(&pin.log.c, pos, key_len, value_len, &value, &owned)
     if status != 0:
-        kv_raise(status, f"kvcore: corrupt: value at log position {pos:#x} "
-                 f"({pin.log.path or 'memory'})" if status == KV_CORRUPT else None)
+        _unreadable(pin, pos, status)
     try:
         return PyBytes_FromStringAndSize(<const char*>value.ptr, value.len)
     finally:

@@ -47,11 +47,14 @@ from kvcore._segment cimport batch_bytes, batch_read, seg_find_proof, seg_left_b
 from kvcore._segment_table cimport table_push
 from kvcore._startup cimport restore_leases
 from kvcore._state cimport KvState, state_apply, state_deinit, state_init
-from kvcore._wal cimport (CELL_HEAD, WAL_CEILING, WAL_COMMANDS, WAL_HEADER_BYTES, WAL_MOVES,
-                          WAL_SEAL, Log, Wal, WalBatch, WalSegment, cell_read, wal_value)
+from kvcore._wal cimport (CELL_HEAD, WAL_CEILING, WAL_COMMANDS, WAL_HEADER_BYTES, WAL_MARK,
+                          WAL_MOVES, WAL_SEAL, Log, Wal, WalBatch, WalSegment, cell_read,
+                          wal_value)
 
 from kvcore._native import POSIX_IO
 from kvcore.errors import CorruptError, NewerFormatError, OutOfMemoryError
+
+cdef int64_t MAX_REVISION = <int64_t>1 << 62
 
 cdef enum:
     ORDER = 32
@@ -120,6 +123,9 @@ cdef class Salvage:
         cdef int rc
         memset(&info, 0, sizeof(CkInfo))
         rc = ck_load(self.io, name, &info, &table, &leases, &self.state.tree, &reason, &at)
+        if rc == KV_OK and info.segment_bytes != self.w.segment_bytes:
+            reason = b"segment sizes differ"
+            rc = KV_CORRUPT
         if rc == KV_OK:
             rc = restore_leases(&self.state, leases, info.leases)
             if rc == KV_CORRUPT:
@@ -248,18 +254,26 @@ cdef class Salvage:
         cdef WalSegment* s
         if not self._read(seq, offset, &b, &s):
             raise CorruptError(reason="no valid batch")
-        if b.kind == WAL_CEILING:
+        if b.revision < 0 or b.revision >= MAX_REVISION or b.first_index > MAX_REVISION:
+            return False
+        if b.kind == WAL_MARK:
+            return True
+        if b.kind == WAL_CEILING and b.first_index > self.state.applied_index:
             self.ceiling = b.revision
             return True
         if b.kind != WAL_COMMANDS and b.kind != WAL_SEAL and b.kind != WAL_MOVES:
-            return True
+            return False
+        if b.kind == WAL_COMMANDS and b.count == 0:
+            return False
         if b.first_index <= self.state.applied_index or b.revision < self.state.revision:
-            return b.first_index > self.state.applied_index
+            # told already, where it is of revisions that were passed over
+            return b.first_index > self.state.applied_index and b.revision < self.gap_end
         self._gap(b.first_index, b.revision)
         if b.kind == WAL_SEAL:
             self.ceiling = 0
         elif b.kind == WAL_MOVES:
-            self._moves(s.view + offset + WAL_HEADER_BYTES, b.len, b.pos + WAL_HEADER_BYTES)
+            return self._moves(s.view + offset + WAL_HEADER_BYTES, b.len,
+                               b.pos + WAL_HEADER_BYTES)
         else:
             self._commands(&b, s.view + offset + WAL_HEADER_BYTES, following)
         return True
@@ -289,8 +303,9 @@ cdef class Salvage:
             self.state.revision = self.gap_end = upto
             self.exact = False
 
-    cdef _moves(self, const uint8_t* p, uint64_t n, uint64_t pos):
-        """As moves_apply, but a move whose predecessor was lost is followed too."""
+    cdef bint _moves(self, const uint8_t* p, uint64_t n, uint64_t pos) except? False:
+        """As moves_apply, but a move whose predecessor was lost is followed too; False: not all of
+        it are moves."""
         cdef BtView view
         cdef KvSlice key, value
         cdef KvVersion v
@@ -303,12 +318,13 @@ cdef class Salvage:
             memcpy(&cell, p + off + 20, 4)
             off += MOVE_HEAD
             if cell > n - off or cell_read(p + off, cell, &key, &value) != cell:
-                return
+                return False
             view = bt_view(&self.state.tree)
             if (bt_find_at(&view, key, max(mod, view.floor_next), &v) == KV_OK
                     and v.mod == mod and v.sub == sub):
                 bt_move(&self.state.tree, key, mod, sub, v.pos, pos + off)
             off += cell
+        return off == n
 
     cdef _commands(self, const WalBatch* b, const uint8_t* payload, int64_t following):
         cdef Cursor cur, start
@@ -335,6 +351,9 @@ cdef class Salvage:
         elif following > self.state.revision and following - first <= b.count:
             self._lost(following, "what came behind in its batch is not known" if not known
                        else "a change could not be made again")
+        if known and cur.p != cur.end:
+            self.notes.append((self.state.revision + 1, self.state.revision,
+                               "bytes behind the last command of a batch"))
         self.state.applied_index = b.first_index + b.count - 1
 
     cdef int _verdict(self, const WalBatch* b, const uint8_t* payload, int64_t following) noexcept:

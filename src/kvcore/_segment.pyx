@@ -203,7 +203,7 @@ cdef int seg_open(const KvIo* io, const char* path, WalSegment** out, uint64_t* 
     out[0] = s
     if s.file_bytes > 0:
         _map(io, s)
-    if memcmp(h, b"KVCSEG", 6) != 0:
+    if n < WAL_HEADER_BYTES or memcmp(h, b"KVCSEG", 6) != 0:
         return 0
     if _get32(h + 8) != kv_crc32c(0, h + 12, WAL_HEADER_BYTES - 12):
         return 0

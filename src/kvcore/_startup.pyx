@@ -25,10 +25,12 @@ from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_LEASE_NOT_FOUND, KV_NEWER_FOR
 from kvcore._recovery cimport raise_errno
 from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
 from kvcore._space cimport moves_apply
-from kvcore._state cimport KvState, state_apply
-from kvcore._wal cimport WAL_CEILING, WAL_COMMANDS, WAL_MOVES, WAL_SEAL, Log, WalBatch
+from kvcore._state cimport KvState, lease_possible, state_apply
+from kvcore._wal cimport WAL_CEILING, WAL_COMMANDS, WAL_MARK, WAL_MOVES, WAL_SEAL, Log, WalBatch
 
-from kvcore.errors import NewerFormatError
+from kvcore.errors import CorruptError, NewerFormatError
+
+cdef int64_t MAX_REVISION = <int64_t>1 << 62
 
 cdef enum:
     LEASED_AT_ONCE = 4096        # keys attached per walk
@@ -41,6 +43,11 @@ cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
     cdef Cursor cur
     cdef uint32_t _i
     cdef int rc
+    if b.revision < 0 or b.revision >= MAX_REVISION:
+        return KV_CORRUPT
+    # every kind but commands says the index of the next command, as commands do
+    if b.first_index != c.state.applied_index + 1:
+        return KV_CORRUPT
     if b.kind == WAL_CEILING:
         c.ceiling = b.revision
     elif b.kind == WAL_SEAL:
@@ -48,7 +55,7 @@ cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
         if b.revision > c.state.revision:
             c.state.revision = b.revision
     elif b.kind == WAL_COMMANDS:
-        if b.revision != c.state.revision or b.first_index != c.state.applied_index + 1:
+        if b.revision != c.state.revision or b.count == 0:
             return KV_CORRUPT
         cur.p = payload
         cur.end = payload + b.len
@@ -61,6 +68,8 @@ cdef int _replay(void* ctx, const WalBatch* b, const uint8_t* payload,
             return KV_CORRUPT
     elif b.kind == WAL_MOVES:
         return moves_apply(&c.state.tree, payload, b.len, payload_pos, &c.space.moved_values)
+    elif b.kind != WAL_MARK:
+        return KV_CORRUPT                # something newer wrote it
     return KV_OK
 
 
@@ -95,6 +104,8 @@ cdef int restore_leases(KvState* s, const int64_t* leases, uint64_t n) noexcept 
     cdef uint64_t i
     cdef int rc = KV_OK
     for i in range(n):
+        if not lease_possible(leases[2 * i], leases[2 * i + 1]):
+            return KV_CORRUPT
         rc = lt_grant(&s.leases, leases[2 * i], leases[2 * i + 1], 0)
         if rc != KV_OK:
             return rc if rc == KV_NOMEM else KV_CORRUPT
@@ -129,6 +140,19 @@ cdef int _load(Commit* c, Log log, bytes path, uint64_t number, CkInfo* info, di
     return rc
 
 
+cdef int _without_checkpoint(Commit* c, Log log, list damaged) except -1:
+    """The log alone; where it is not enough, why it had to be."""
+    try:
+        log.recover(0, None, _replay, c)
+    except CorruptError as error:
+        if not damaged:
+            raise
+        path, at, reason = damaged[0]
+        raise CorruptError(path=error.path, offset=error.offset, reason=f"{error.reason} (needed, "
+                           f"since {path} at offset {at}: {reason})") from error
+    return 0
+
+
 cdef list startup(Commit* c, Log log):
     cdef uint32_t order = c.state.tree.order
     cdef CkInfo info
@@ -141,8 +165,9 @@ cdef list startup(Commit* c, Log log):
     if log.path:
         names = sorted((n for n in os.listdir(log.path)
                         if re.fullmatch(r"checkpoint-[0-9a-f]{16}\.ckp", n)), reverse=True)
-    if names:
-        c.ck_number = int(names[0][11:27], 16)
+    # the next one is numbered behind the newest; a number that no store reaches is not its
+    c.ck_number = max([int(name[11:27], 16) for name in names
+                       if int(name[11:27], 16) < MAX_REVISION], default=0)
     for name in names:
         path = os.path.join(log.path, name)
         number = int(name[11:27], 16)
@@ -167,12 +192,16 @@ cdef list startup(Commit* c, Log log):
             c.space.number = number
             c.space.revision = info.revision
             log.recover(info.replay_from, expected, _replay, c)
+            if log.c.segment_bytes != info.segment_bytes:
+                raise CorruptError(path=path, offset=16, reason="segment sizes differ")
             break
+        if rc == KV_NOMEM:
+            kv_raise(rc)
         damaged.append((path, at, reason.decode()))
         bt_deinit(&c.state.tree)
         lt_deinit(&c.state.leases)
         kv_raise(bt_init(&c.state.tree, order, &kv_plain_mem))
     else:
-        log.recover(0, None, _replay, c)
+        _without_checkpoint(c, log, damaged)
     lt_restart(&c.state.leases, c.clock.now_ns(c.clock.ctx))
     return damaged

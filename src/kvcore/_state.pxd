@@ -38,5 +38,7 @@ cdef KvReader state_reader(const KvState* s) noexcept nogil
 # must stop.
 cdef int state_apply(KvState* s, Cursor* c, const uint8_t* base, uint64_t pos,
                      KvResult* out) noexcept nogil
+# Whether a store may have granted it.
+cdef bint lease_possible(int64_t lease, int64_t ttl) noexcept nogil
 # A transaction that cannot write, answered from the current state.
 cdef int state_read_txn(KvState* s, Cursor* c, KvResult* out) noexcept nogil

@@ -31,7 +31,8 @@ from kvcore._command cimport (CMD_ALARM, CMD_COMPACT, CMD_DELETE, CMD_LEASE_GRAN
                               CMP_VALUE, CMP_VERSION, FLAG_IGNORE_LEASE, FLAG_IGNORE_VALUE,
                               FLAG_PREV, CompareCmd, Cursor, KvBuf, PutCmd,
                               RangeCmd, SpanCmd, buf_free, buf_room, decode_compare, decode_delete,
-                              decode_put, decode_range, mp_array, mp_int, mp_skip, span_bounds)
+                              decode_put, decode_range, mp_array, mp_command, mp_int, mp_skip,
+                              span_bounds)
 from kvcore._leases cimport (Lease, lt_attach, lt_deinit, lt_detach, lt_find, lt_grant, lt_init,
                              lt_keys, lt_remove)
 from kvcore._native cimport (KV_BAD_COMMAND, KV_COMPACTED, KV_CORRUPT, KV_FUTURE_REV, KV_IO,
@@ -46,6 +47,7 @@ from kvcore._watchers cimport hub_compacted, hub_event, hub_published
 
 cdef enum:
     DELETE_CHUNK = 1024          # keys collected before they are deleted
+    MAX_LEASE_TTL = 9000000000   # seconds, as in etcd
 
 # The change under way: its revision and the next sub.
 cdef struct Change:
@@ -332,8 +334,7 @@ cdef int _plan_op(KvState* s, Cursor* c, KvBuf* verdicts, KvResult* out, int dep
     cdef PutCmd put
     cdef RangeCmd q
     cdef SpanCmd span
-    mp_array(c)
-    kind = mp_int(c)
+    kind = mp_command(c)
     if kind == CMD_PUT:
         decode_put(c, &put)
         return KV_BAD_COMMAND if c.bad else _check_put(s, &put)
@@ -389,8 +390,7 @@ cdef int _run_op(KvState* s, Change* ch, Cursor* c, const uint8_t** verdict,
     cdef PutCmd put
     cdef RangeCmd q
     cdef SpanCmd span
-    mp_array(c)
-    kind = mp_int(c)
+    kind = mp_command(c)
     if kind == CMD_PUT:
         decode_put(c, &put)
         return _do_put(s, ch, &put, out)
@@ -464,6 +464,10 @@ cdef int state_read_txn(KvState* s, Cursor* c, KvResult* out) noexcept nogil:
 # =================================================================================================
 # Leases
 # =================================================================================================
+
+cdef bint lease_possible(int64_t lease, int64_t ttl) noexcept nogil:
+    return lease != 0 and 1 <= ttl <= MAX_LEASE_TTL
+
 
 cdef int _do_lease_grant(KvState* s, int64_t lease, int64_t ttl, KvResult* out) noexcept nogil:
     cdef int64_t at
@@ -549,8 +553,7 @@ cdef int state_apply(KvState* s, Cursor* c, const uint8_t* base, uint64_t pos,
     cdef const uint8_t* start = c.p
     cdef Cursor whole = c[0]
     cdef int rc
-    mp_array(c)
-    kind = mp_int(c)
+    kind = mp_command(c)
     ch.rev = s.revision + 1
     ch.sub = 0
     ch.base = base
@@ -574,12 +577,14 @@ cdef int state_apply(KvState* s, Cursor* c, const uint8_t* base, uint64_t pos,
         flags = mp_int(c)
         rc = KV_BAD_COMMAND if c.bad else _do_compact(s, flags, out)
     elif kind == CMD_ALARM:
-        s.alarms = mp_int(c)
+        flags = mp_int(c)
         rc = KV_BAD_COMMAND if c.bad else KV_OK
+        s.alarms = flags if rc == KV_OK else s.alarms
     elif kind == CMD_LEASE_GRANT:
         lease = mp_int(c)
         flags = mp_int(c)
-        rc = KV_BAD_COMMAND if c.bad else _do_lease_grant(s, lease, flags, out)
+        rc = (KV_BAD_COMMAND if c.bad or not lease_possible(lease, flags)
+              else _do_lease_grant(s, lease, flags, out))
     elif kind == CMD_LEASE_REVOKE:
         lease = mp_int(c)
         rc = KV_BAD_COMMAND if c.bad else _do_lease_revoke(s, &ch, lease, out)

@@ -169,6 +169,7 @@ cdef class Log:
     cdef int fork_generation
     cdef bint is_open
     cdef object lock                         # DirectoryLock, None in memory mode
+    cdef uint64_t sealed                     # the end when it was last sealed
     cdef bint recovered
     # Replays every batch from `from_pos` (0: the beginning) and readies the log for appending.
     # expected_segments: {number: (nonce, seed, live bytes, empty_since)} of a checkpoint.

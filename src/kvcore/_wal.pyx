@@ -441,7 +441,8 @@ cdef class Log:
         self._usable()
         if self.recovered:
             raise RuntimeError("a log is recovered once")
-        self.recovery = recover_log(&self.c, self.path, from_pos, expected_segments or {}, fn, ctx)
+        self.recovery = recover_log(&self.c, self.path, from_pos, expected_segments or {}, fn, ctx,
+                                    0 if self.lock is None else self.lock.synced)
         self.recovered = True
         return 0
 
@@ -534,6 +535,8 @@ cdef class Log:
                 rc = wal_append(&self.c, WAL_SEAL, 0, 0, next_index, term, revision, &pos)
             if rc == KV_OK:
                 rc = wal_sync(&self.c)
+        if rc == KV_OK:
+            self.sealed = self.c.durable_pos
         return kv_raise(rc, self._detail(rc))
 
     def _detail(self, rc):
@@ -558,5 +561,5 @@ cdef class Log:
             kv_mutex_unlock(&self.c.zero_lock)
             kv_mutex_unlock(&self.c.spare_lock)
         if self.lock is not None:
-            self.lock.release()
+            self.lock.release(self.sealed if self.sealed == self.c.next_pos else 0)
         return 0

@@ -41,6 +41,8 @@ from kvcore.errors import CorruptError, NewerFormatError, StorageError
 
 __all__ = ["BackupResult", "RestoreResult", "backup", "restore"]
 
+ANOTHER = "use another backup"
+
 FORMAT, VERSION = "kvcore backup", 1
 MANIFEST = "MANIFEST"
 # No hard links here, or not to these files: they are copied.
@@ -334,7 +336,7 @@ def restore(backup: str | os.PathLike[str], path: str | os.PathLike[str], *,
             if proof.revision != fields["revision"]:
                 raise CorruptError(path=os.path.join(source, MANIFEST), offset=0,
                                    reason=f"says revision {fields['revision']}, but the backup "
-                                          f"opens at {proof.revision}")
+                                          f"opens at {proof.revision}", remedy=ANOTHER)
         out.finish(lambda: None)
         return RestoreResult(out.path, proof.revision, proof.keys, out.bytes)
 
@@ -368,7 +370,7 @@ def _crc(entry: dict[str, Any]) -> int:
 
 def _changed(source: str, entry: dict[str, Any]) -> CorruptError:
     return CorruptError(path=os.path.join(source, entry["name"]), offset=0,
-                        reason="the file is not as the backup's manifest says")
+                        reason="the file is not as the backup's manifest says", remedy=ANOTHER)
 
 
 def _verified(out: NewDirectory, source: str, entry: dict[str, Any]) -> None:
@@ -380,7 +382,8 @@ def _verified(out: NewDirectory, source: str, entry: dict[str, Any]) -> None:
             if crc == _crc(entry):
                 return
     except FileNotFoundError as error:
-        raise CorruptError(path=name, offset=0, reason="the file is missing") from error
+        raise CorruptError(path=name, offset=0, reason="the file is missing",
+                           remedy=ANOTHER) from error
     raise _changed(source, entry)
 
 
@@ -393,12 +396,14 @@ def _read_manifest(source: str) -> dict[str, Any]:
         files = fields["files"]
     except FileNotFoundError as error:
         raise CorruptError(path=path, offset=0,
-                           reason="there is no manifest: not a backup, or not a whole one"
-                           ) from error
+                           reason="there is no manifest: not a backup, or not a whole one",
+                           remedy=ANOTHER) from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CorruptError(path=path, offset=0, reason=f"not a manifest: {error}") from error
+        raise CorruptError(path=path, offset=0, reason=f"not a manifest: {error}",
+                           remedy=ANOTHER) from error
     if fields.get("format") == FORMAT and fields.get("version", 0) > VERSION:
         raise NewerFormatError(f"{NewerFormatError.message} ({path})")
     if crc != _crc_of(fields) or not files:
-        raise CorruptError(path=path, offset=0, reason="the manifest fails its checksum")
+        raise CorruptError(path=path, offset=0, reason="the manifest fails its checksum",
+                           remedy=ANOTHER)
     return dict(fields)

@@ -233,15 +233,18 @@ class LockedError(Error):
 
 
 class CorruptError(Error):
-    """Damage on disk: `path`, `offset` in the file, `reason`."""
+    """Damage on disk: `path`, `offset` in the file, `reason`; the text also says what to do."""
 
-    message = "kvcore: corrupt"
+    message = "kvcore: corrupt; kvcore check names what is damaged"
+    remedy = "restore a backup, or save what can be saved (kvcore check --repair)"
 
     def __init__(
-        self, message: str | None = None, path: str = "", offset: int = -1, reason: str = ""
+        self, message: str | None = None, path: str = "", offset: int = -1, reason: str = "",
+        remedy: str = "",
     ) -> None:
         where = f"{path} at offset {offset}: " if path else ""
-        super().__init__(message or f"kvcore: corrupt: {where}{reason}")
+        then = remedy or (self.remedy if path else "")
+        super().__init__(message or f"kvcore: corrupt: {where}{reason}{then and '; '}{then}")
         self.path = path
         self.offset = offset
         self.reason = reason

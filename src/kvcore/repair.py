@@ -31,9 +31,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from kvcore._directory import segment_path, segments
+from kvcore._directory import segment_path, segments, synced_mark
 from kvcore._files import sync_dir
 from kvcore._native import crc32c
+from kvcore._parts import sound_parts
 from kvcore._salvage import BatchHead, Salvage
 from kvcore.backup import NewDirectory, Proof, add_image, refuse_existing, seal_off
 from kvcore.errors import CorruptError, LockedError, NewerFormatError
@@ -45,8 +46,7 @@ COMMANDS, SEAL, CEILING, MOVES = 1, 2, 3, 4
 DEFAULT_SEGMENT_BYTES = 64 << 20
 SMALLEST_CHANGE = 3          # bytes of a command: the end of a lease with a small id
 FOREVER = 1 << 62
-CK_HEADER = 128
-WITHOUT_END = 9_000_000_000
+MOST_MISSING = 1 << 20       # segments between two
 
 _BATCH = struct.Struct("<4sIQQQQQqII")
 
@@ -120,7 +120,8 @@ def repair(path: str | os.PathLike[str], into: str | os.PathLike[str] | None = N
 def _held(directory: str) -> Iterator[None]:
     """Keeps others from opening the directory, without writing into it."""
     try:
-        descriptor = os.open(os.path.join(directory, "LOCK"), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(os.path.join(directory, "LOCK"),
+                             os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         yield                                # never opened, or copied without it
         return
@@ -140,10 +141,13 @@ class _Repair:
     def __init__(self, path: str) -> None:
         self.path = path
         self.problems: list[str] = []
-        self.files = segments(path)
-        self.checkpoints = sorted((os.path.join(path, name) for name in os.listdir(path)
-                                   if re.fullmatch(r"checkpoint-[0-9a-f]{16}\.ckp", name)),
-                                  reverse=True)
+        self.files = {seq: file for seq, file in segments(path).items() if self._legible(file)}
+        names = sorted(os.listdir(path), reverse=True)
+        self.checkpoints = [file for name in names
+                            if re.fullmatch(r"checkpoint-[0-9a-f]{16}\.ckp", name)
+                            and self._legible(file := os.path.join(path, name))]
+        self.synced = synced_mark(path)
+        self.ended = False                   # the end of the log was met
         self._check_format()
         self.size = self._segment_bytes()
         self.salvage = Salvage(self.size)
@@ -152,10 +156,17 @@ class _Repair:
     def _problem(self, path: str, offset: int, reason: str) -> None:
         self.problems.append(f"{path} at offset {offset}: {reason}")
 
+    def _legible(self, path: str) -> bool:
+        """Whether it is a file that can be opened; else it is a problem, and as good as missing."""
+        legible = os.path.isfile(path) and os.access(path, os.R_OK)
+        if not legible:
+            self._problem(path, 0, "not a file that can be read")
+        return legible
+
     def _check_format(self) -> None:
         path = os.path.join(self.path, "FORMAT")
         line = []
-        if os.path.exists(path):
+        if os.path.isfile(path):
             with open(path, "rb") as file:
                 line = file.read(64).split()
         if len(line) != 2 or line[0] != b"kvcore" or not line[1].isdigit():
@@ -198,13 +209,20 @@ class _Repair:
                 continue
             start = from_pos - seq * self.size if seq == first and from_pos else HEADER
             self._walk(seq, max(start, HEADER), last)
+        if not self.ended:
+            self._end(last, HEADER)
 
     def _load(self) -> tuple[int, dict[int, tuple[int, int, int]]]:
         for path in self.checkpoints:
             try:
-                return self.salvage.load(path)
+                loaded = self.salvage.load(path)
             except CorruptError as error:
                 self._problem(path, error.offset, error.reason)
+                continue
+            if self._is_of_this_log(loaded[1]):
+                return loaded
+            self._problem(path, 0, "names none of the segments that are here: another store's")
+            self.salvage = Salvage(self.size)
         if self.files and min(self.files) == 1 and self._whole():
             return 0, {}                     # the log has everything from the beginning
         found = []
@@ -218,8 +236,18 @@ class _Repair:
         # the one that misses least; of equals the newest, which is the first
         return self._load_parts(*min(found, key=lambda parts: len(parts[3])))
 
+    def _is_of_this_log(self, listed: dict[int, tuple[int, int, int]]) -> bool:
+        """Whether one of the segments that a checkpoint names is here, or nothing speaks of any."""
+        seen = []
+        for seq in listed.keys() & self.files.keys():
+            with open(self.files[seq], "rb") as file:
+                raw = file.read(HEADER)
+            if len(raw) == HEADER and crc32c(raw[12:]) == int.from_bytes(raw[8:12], "little"):
+                seen.append(struct.unpack_from("<QI", raw, 32) == listed[seq][:2])
+        return any(seen) or not seen
+
     def _whole(self) -> bool:
-        return sorted(self.files) == list(range(1, max(self.files) + 1))
+        return len(self.files) == max(self.files)
 
     def _load_parts(self, path: str, raw: bytes, revision: int,
                     lost: list[str]) -> tuple[int, dict[int, tuple[int, int, int]]]:
@@ -236,6 +264,9 @@ class _Repair:
 
     def _map(self, seq: int, replayed: bool, listed: tuple[int, int, int] | None) -> None:
         path = self.files.get(seq) or segment_path(self.path, seq)
+        if seq > max(self.mapped, default=seq) + MOST_MISSING:
+            self._problem(path, 0, "its number is far from all others: left out")
+            return
         header = self.salvage.add_segment(seq, path) if seq in self.files else None
         if header is None:
             self._problem(path, 0, "the segment is missing" if seq not in self.files
@@ -310,16 +341,28 @@ class _Repair:
 
     def _tail(self, seq: int, off: int, end: int, is_last: bool) -> None:
         """Behind the last valid batch: damage, or a write that a crash tore."""
-        path = segment_path(self.path, seq)
+        if is_last:
+            self._end(seq, off)
+        elif end != FOREVER or self.salvage.left_behind(seq, off):
+            self._problem(segment_path(self.path, seq), off, "no valid batch from here on"
+                          if end == FOREVER else f"no valid batch up to the segment's end at {end}")
+
+    def _end(self, seq: int, off: int) -> None:
+        """What may have been behind the last valid batch of all."""
+        path, self.ended = segment_path(self.path, seq), True
         left = self.salvage.left_behind(seq, off)
-        if not is_last:
-            if end != FOREVER or left:
-                self._problem(path, off, "no valid batch from here on" if end == FOREVER
-                              else f"no valid batch up to the segment's end at {end}")
-        elif left:
-            self._problem(path, off, f"{left} bytes behind the last valid batch: torn by a crash, "
-                                     "or damaged")
-            self.salvage.lose(left // SMALLEST_CHANGE + 1,
+        gone = self.synced - seq * self.size - off
+        seal = self.salvage.batch(seq, off - HEADER)
+        cut = (self.size - os.path.getsize(path)
+               if seq in self.files and (seal is None or seal.kind != SEAL) else 0)
+        if gone > 0:
+            self._problem(path, off, "the log ends here, but LOCK says that all up to position "
+                                     f"{self.synced:#x} was synced")
+        elif left or cut:
+            self._problem(path, off, "the file is cut short" if cut else f"{left} bytes behind the "
+                          "last valid batch: torn by a crash, or damaged")
+        if max(left, gone, cut) > 0 and not (gone == HEADER >= left):      # that is a seal
+            self.salvage.lose(max(left, gone, cut) // SMALLEST_CHANGE + 1,
                               "may have been at the damaged end of the log")
 
     def _following(self, seq: int, head: BatchHead, end: int) -> int:
@@ -362,86 +405,6 @@ class _Repair:
                                        reason="what was written cannot be read back")
             out.finish(lambda: None)
             result.path = out.path
-
-
-# --- the whole parts of a damaged checkpoint --------------------------------------------------
-
-def sound_parts(raw: bytes) -> tuple[bytes, int, list[str]] | None:
-    """A checkpoint made of the parts that prove themselves, its revision, and what is missing; None
-    when its header does not."""
-    if len(raw) < CK_HEADER or raw[:8] != b"KVCCKP01" or (
-            crc32c(raw[12:CK_HEADER]) != int.from_bytes(raw[8:12], "little")):
-        return None
-    words = list(struct.unpack_from("<14Q", raw, 16))
-    blocks, lost = _sound_blocks(raw[: words[11]])
-    tables, at = [], words[11]
-    for number, (count, size) in enumerate(((words[10], 40), (words[12], 16))):
-        head = raw[at : at + 8]
-        body = raw[at + 8 : at + 8 + count * size]
-        if len(head) < 8 or len(body) < count * size or (
-                struct.pack("<II", crc32c(body), count) != head):
-            body = b"" if number == 0 else _leases_named(blocks)
-            lost.append("the checkpoint's table of " + ("leases: those of its keys are granted "
-                        "again, without an end" if number else "segments is damaged"))
-        tables.append(struct.pack("<II", crc32c(body), len(body) // size) + body)
-        at += 8 + count * size
-    # keys, versions, blocks, segments, where the tables begin, leases
-    words[7], words[9] = sum(int.from_bytes(b[8:12], "little") for b in blocks), len(blocks)
-    words[10], words[12] = (len(tables[0]) - 8) // 40, (len(tables[1]) - 8) // 16
-    words[11] = CK_HEADER + sum(map(len, blocks))
-    rest = struct.pack("<I14Q", 1, *words)
-    header = b"KVCCKP01" + struct.pack("<I", crc32c(rest)) + rest
-    made = [header, *blocks, *tables, b"KVCCKEND", struct.pack("<Q", len(blocks))]
-    return b"".join(made), words[4], lost
-
-
-def _sound_blocks(raw: bytes) -> tuple[list[bytes], list[str]]:
-    """Blocks that prove themselves, and the keys beside which one does not."""
-    blocks, lost, at = list[bytes](), list[str](), CK_HEADER
-    while at < len(raw):
-        block = _block_at(raw, at)
-        if block is not None:
-            blocks.append(block)
-            at += len(block)
-            continue
-        found = raw.find(b"\0\0\0\0", at + 13)
-        while found >= 0 and _block_at(raw, found - 12) is None:
-            found = raw.find(b"\0\0\0\0", found + 1)
-        behind = f"{_keys(blocks[-1])[-1]!r}" if blocks else "the first key"
-        at = found - 12 if found >= 0 else len(raw)
-        following = _block_at(raw, at)
-        before = f"{_keys(following)[0]!r}" if following else "the last key"
-        lost.append(f"a block of the checkpoint is damaged: keys between {behind} and {before}")
-    return blocks, lost
-
-
-def _block_at(raw: bytes, at: int) -> bytes | None:
-    if at + 16 > len(raw):
-        return None
-    length, crc, keys, zero = struct.unpack_from("<IIII", raw, at)
-    if zero or not keys or length < keys * 56 or at + 16 + length > len(raw) or (
-            crc32c(raw[at + 16 : at + 16 + length]) != crc):
-        return None
-    return raw[at : at + 16 + length]
-
-
-def _entries(block: bytes) -> Iterator[tuple[bytes, int]]:
-    """Each key of a block, and the lease of its newest version."""
-    at, key = 16, b""
-    while at < len(block):
-        shared, suffix, versions = struct.unpack_from("<HHI", block, at)
-        key = key[:shared] + block[at + 8 : at + 8 + suffix]
-        at += 8 + suffix + versions * 48
-        yield key, int(struct.unpack_from("<q", block, at - 48 + 24)[0])
-
-
-def _keys(block: bytes) -> list[bytes]:
-    return [key for key, _ in _entries(block)]
-
-
-def _leases_named(blocks: list[bytes]) -> bytes:
-    ids = sorted({lease for block in blocks for _, lease in _entries(block) if lease})
-    return b"".join(struct.pack("<qq", lease, WITHOUT_END) for lease in ids)
 
 
 # --- seeds --------------------------------------------------------------------------------------

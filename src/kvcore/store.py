@@ -20,6 +20,7 @@ from operator import index
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from kvcore._directory import segment_path
 from kvcore._engine import Engine
 from kvcore._operation import LeaseGrant
 from kvcore.backup import BackupResult, backup
@@ -27,6 +28,7 @@ from kvcore.errors import ClosedError, ForkedError, from_status
 from kvcore.lease import Lease
 from kvcore.mapping import StoreMapping
 from kvcore.types import HashResult, Status
+from kvcore.verify import damaged_files
 
 __all__ = ["Store", "open"]
 
@@ -161,7 +163,8 @@ class Store(Engine):
         return HashResult(hash=crc, compact_revision=compacted, revision=at)
 
     def check(self, progress: Callable[[int], None] | None = None) -> list[str]:
-        """Read every value of every version and walk the index; the problems found, [] when sound.
+        """Read every value of every version, every batch of the log that an open may replay and
+        both checkpoints, and walk the index; the problems found, [] when sound.
 
         Args: progress: called with the number of versions read since the last call.
         """
@@ -172,11 +175,14 @@ class Store(Engine):
         broken = self._check_index()
         if broken is not None:
             problems.append(f"index: {broken}")
-        problems += [
-            f"value of {key!r} at revision {mod} (log position {pos:#x}) fails its checksum"
-            for key, mod, pos in self._damaged_values(progress)
-        ]
-        return problems
+        damaged = self._damaged_values(progress)
+        size = self.status().segment_bytes
+        for key, mod, pos in damaged:
+            where = (f"{segment_path(self.log_path, pos // size)} at offset {pos % size}"
+                     if self.log_path else f"log position {pos:#x}")
+            problems.append(f"{where}: the value of {key!r} at revision {mod} fails its checksum")
+        passed_over = {path for path, _, _ in self.damaged_checkpoints}
+        return problems + damaged_files(self, passed_over, [pos for *_, pos in damaged])
 
     def backup(self, path: str | os.PathLike[str], *, link: bool = True,
                progress: Callable[[int, int], None] | None = None) -> BackupResult:

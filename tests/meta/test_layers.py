@@ -23,7 +23,7 @@ RING = ("_ring",)
 LEVELS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("errors",),),
     (("_native",), ("types",), ("_version",)),
-    (("_rows",), ("_wakeups",), ("_leases",)),
+    (("_rows",), ("_wakeups",), ("_leases",), ("_parts",)),
     (INDEX, LOG, RING),
     (("_command",), ("_watchers", "_watchers_check"), ("_files",)),
     (("_operation",),),
@@ -34,7 +34,7 @@ LEVELS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("_future",), ("_watch", "_watch_await"), ("_lease",), ("_startup",),
      ("mapping",)),
     (("_engine", "_inspect", "_snapshot", "_image", "_salvage"),),
-    (("lease",), ("backup", "repair")),
+    (("lease",), ("backup", "repair"), ("verify",)),
     (("store",),),
     (("kvcore",),),                     # the package itself: what `import kvcore` gives
     (("manifests",), ("transfer",)),

@@ -42,7 +42,7 @@ def files(*folders: str, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def code() -> list[Path]:
-    return files("src", "tests", "bench", suffixes=(".py", ".pyx", ".pxd", ".pyi", ".h"))
+    return files("src", "tests", "bench", "fuzz", suffixes=(".py", ".pyx", ".pxd", ".pyi", ".h"))
 
 
 def library() -> list[Path]:
