@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the targets share: a directory on a RAM disk, and a model that applies what a log says.
 
-    bytes ─ taken apart by Bytes ─► files in a Directory ─► kvcore.open ─┬─► refused: repaired, opened
+    bytes ─ taken apart by Bytes ─► files in a Directory ─► kvcore.open ─┬─► refused: repaired
                                                                         └─► held against Model
 
 The model decodes commands by tests/command_bytes.py, which knows nothing of the core's decoder, and
@@ -227,7 +227,7 @@ def log_of(batches: list[tuple[int, int, bytes, dict[str, int]]], *, seq: int = 
 
 
 def judge(path: Path, model: Model | None, decided: bool, again: bool) -> None:
-    """Opens a directory: refused as it must be, or sound, equal to the model, and the same later."""
+    """Opens a directory: refused as it must be, or sound, like the model, and the same later."""
     try:
         db = kvcore.open(path, **OPTIONS)
     except REFUSALS as error:

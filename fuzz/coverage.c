@@ -2,7 +2,7 @@
  *
  * What the instrumented modules call: edges and compares of the run under way.
  *
- *   gcc -fsanitize-coverage=trace-pc,trace-cmp ─► __sanitizer_cov_* (here, preloaded) ─► map, compares
+ *   gcc -fsanitize-coverage=trace-pc,trace-cmp ─► __sanitizer_cov_* (here, preloaded) ─► map
  *   engine.py ─► fuzz_begin · the target · fuzz_end: 2 a new edge, 1 a new count of one, 0 neither
  *
  * An edge is a pair of places; its count is kept in eight classes, as AFL does.  One thread at a

@@ -4,8 +4,8 @@
     kind 1 | count 1 | says 1 | [8 for each bit of says] | length 2 | payload    ... and so on
     first byte 255: the rest is the segment behind its header, checksums put right
 
-Checksums are right, so that what is behind them is reached. Accepted is what the model accepts, with
-the same hash, leases and revision, before and after another open; what is refused is repaired.
+Checksums are right, so that what is behind them is reached. Accepted is what the model accepts,
+with the same hash, leases and revision, before and after another open; what is refused is repaired.
 """
 
 from __future__ import annotations

@@ -15,14 +15,15 @@ from kvcore import manifests
 
 LINES_OF = {manifests.__file__}
 TOKENS = (b"apiVersion: v1\n", b"kind: Pod\n", b"metadata:\n  name: a\n", b"---\n", b"\n- ", b"  ",
-          b"items:\n", b"kind: List\n", b"&a ", b"*a", b"<<: ", b"!!binary ", b"{", b"}", b"[", b"]",
-          b'"', b"namespace: b\n", b"1:30", b".nan", b"2001-01-01", b"\xef\xbb\xbf", b"? ", b"=")
+          b"items:\n", b"kind: List\n", b"&a ", b"*a", b"<<: ", b"!!binary ", b"{", b"}", b"[",
+          b"]", b'"', b"namespace: b\n", b"1:30", b".nan", b"2001-01-01", b"\xef\xbb\xbf", b"? ", b"=")
 
 
 def seeds() -> list[bytes]:
     pod = b"apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: b}\nspec: {x: [1, 2.5, ~]}\n"
     crd = (b"apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n"
-           b"metadata: {name: w.e}\nspec: {group: e, scope: Cluster, names: {kind: W, plural: ws}}\n")
+           b"metadata: {name: w.e}\n"
+           b"spec: {group: e, scope: Cluster, names: {kind: W, plural: ws}}\n")
     return [b"\0" + pod, b"\0" + crd + b"---\napiVersion: e/v1\nkind: W\nmetadata: {name: c}\n",
             b'\1{"apiVersion":"v1","kind":"PodList","items":[{"metadata":{"name":"a"}}]}',
             b"\0" + pod + b"--- \n{{ template }}\n---\n" + pod, b"\0a: &a [*a]\n", b"\1[1]{}"]

@@ -47,11 +47,13 @@ def operation(rest: Bytes, depth: int) -> tuple[str, tuple[Any, ...], dict[str, 
     if kind in (0, 5):
         flags = rest.number(1)
         return "Put", (KEYS[rest.number(1) % len(KEYS)], rest.take(rest.number(1) % 40)), {
-            "prev": bool(flags & 1), "ignore_value": flags & 14 == 2, "ignore_lease": flags & 14 == 4}
+            "prev": bool(flags & 1), "ignore_value": flags & 14 == 2,
+            "ignore_lease": flags & 14 == 4}
     if kind == 1:
         return "Delete", span(rest), {"prev": bool(rest.number(1) & 1)}
     if kind == 2:
-        options: dict[str, Any] = {"limit": signed(rest, 1), "revision": rest.number(1) % 16 or None,
+        options: dict[str, Any] = {"limit": signed(rest, 1),
+                                   "revision": rest.number(1) % 16 or None,
                                    "sort": SORTS[rest.number(1) % len(SORTS)]}
         options["min_mod_revision" if options["limit"] & 1 else "max_create_revision"] = signed(
             rest, 1)

@@ -16,7 +16,8 @@ import kvcore
 from kvcore import transfer
 
 LINES_OF = {transfer.__file__}
-TOKENS = (b'"key": "', b'"value": "', b'"lease": 7', b'"ttl": 60', b'"count": 1', b'"key_base64": "',
+TOKENS = (b'"key": "', b'"value": "', b'"lease": 7', b'"ttl": 60', b'"count": 1',
+          b'"key_base64": "',
           b'"AP8="', b'{"lease": 7, "ttl": 60}\n', b"\n", b"{", b"}", b"-1", b"9223372036854775808",
           b'\\ud800', b"1e9", b"true", b"null", b'{"end": true, "count": 1, "sha256": ""}', b'""')
 

@@ -55,6 +55,7 @@ class Sound:
     run: Run
     states: list[State]                      # after each command of the model
     versions: list[tuple[Any, ...]]          # of a store opened on it: those that are not deletions
+    read: dict[str, tuple[model_wal.Segment, list[model_wal.Batch]]] | None = None
 
     @property
     def state(self) -> State:
@@ -65,7 +66,9 @@ class Sound:
         return min(state[0] for state in self.states if state[0] > 1)
 
     def segments(self) -> dict[str, tuple[model_wal.Segment, list[model_wal.Batch]]]:
-        """Header and batches of every segment file."""
+        """Header and batches of every segment file; read once."""
+        if self.read is not None:
+            return self.read
         found = {}
         for name, raw in self.files.items():
             if name.endswith(".seg"):
@@ -74,6 +77,7 @@ class Sound:
                     batches.append(batch)
                     offset = batch.end
                 found[name] = segment, batches
+        self.read = found
         return found
 
     def checkpoints(self) -> list[str]:

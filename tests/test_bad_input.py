@@ -545,7 +545,7 @@ def test_every_byte_of_a_small_log(ram_dir: Path) -> None:
             with kvcore.open(ram_dir / "bad", segment_bytes=65536, max_request_bytes=1024,
                              maintenance=False) as db:
                 assert {kv.key: kv.value for kv in db.range()} in states
-                assert db.check() == []
+                assert all("the seal that ended" in problem for problem in db.check())
             outcomes["state"] += 1
         except (kvcore.CorruptError, kvcore.NewerFormatError):
             outcomes["refused"] += 1

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damage to a directory, byte for byte: bits, sectors, cuts of every length.
 
-    every damage ─► open ─► the exact state, or a refusal with file, offset and remedy ─► check, repair
+    damage ─► open ─► the exact state, or a refusal with file, offset and remedy ─► check, repair
 
 The one exception is the last batch before an unclean end, where damage cannot be told from a tear.
 Which bytes tell nothing stands in corruption.py. A soak (KVCORE_SOAK_SECONDS) flips every bit; a

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import random
 import sys
 from collections import Counter
@@ -16,6 +17,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import kvcore
+from kvcore import transfer
 
 FUZZ = Path(__file__).parents[1] / "fuzz"
 NAMES = sorted(path.stem.removeprefix("fuzz_") for path in FUZZ.glob("fuzz_*.py"))
@@ -59,6 +63,26 @@ def test_mutated(name: str, counts: Counter[str]) -> None:
         target(name).one(made)
     counts["inputs of fuzz targets"] += MUTATED
 
+
+# --- what the fuzzer found ------------------------------------------------------------------------
+
+@pytest.mark.parametrize("key", ["\u00e4", "YQ=\u00e4", "\ud800", "a", "YQ==YQ=="])
+def test_a_key_that_is_not_base64(key: str) -> None:
+    """Not ASCII either: a ValueError came out of an import."""
+    with kvcore.open() as db:
+        db.put(b"\xff", b"v")
+        lines = list(transfer.export_lines(db))
+    fields = {**json.loads(lines[1]), "key_base64": key}
+    with kvcore.open() as db, pytest.raises(kvcore.TransferError) as caught:
+        transfer.import_lines(db, [lines[0], json.dumps(fields) + "\n", lines[2]])
+    assert caught.value.line == 2
+
+
+# A checkpoint's block without bytes, and a key without bytes, were told as "out of memory":
+# test_corruption_forged.py::test_checkpoint_blocks_that_lie[empty, of no key].
+
+
+# --- the corpus and the targets themselves --------------------------------------------------------
 
 def test_names_are_contents() -> None:
     """Nobody has edited one; small, since it is kept with the sources."""

@@ -297,7 +297,7 @@ cdef int _read_block(const KvIo* io, int handle, uint64_t* off, uint64_t end, Kv
     cdef int64_t got = io.read_at(io.ctx, handle, head, BLOCK_HEAD, off[0])
     if got < 0:
         return KV_IO
-    if got != BLOCK_HEAD or off[0] + BLOCK_HEAD + head[0] > end:
+    if got != BLOCK_HEAD or head[0] == 0 or off[0] + BLOCK_HEAD + head[0] > end:
         reason[0] = b"checkpoint is cut short"
         return KV_CORRUPT
     buf.len = 0
@@ -407,7 +407,7 @@ cdef int _load_block(BtLoader* b, const KvBuf* buf, uint32_t keys, KvBuf* key, K
         memcpy(&n, p + 4, 4)
         p += 8
         if (shared > key.len or <uint64_t>(end - p) < suffix + <uint64_t>n * sizeof(KvVersion)
-                or n == 0 or <uint64_t>shared + suffix > KV_KEY_MAX_BYTES):
+                or n == 0 or not 1 <= <uint64_t>shared + suffix <= KV_KEY_MAX_BYTES):
             return KV_CORRUPT
         key.len = shared
         room = buf_room(key, suffix)

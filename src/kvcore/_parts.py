@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole parts of a damaged checkpoint, as a checkpoint of their own.
 
-    header | block | (damaged) | block | tables | footer  ─►  header' | block | block | tables | footer
+    header | block | (damaged) | block | tables  ─►  header' | block | block | tables | footer
 
 A part is whole when its own checksum says so. What is missing is told by its neighbours' keys.
 

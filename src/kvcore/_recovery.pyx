@@ -24,7 +24,7 @@ from libc.string cimport memset
 
 from kvcore._ahead cimport ahead_keep
 from kvcore._native cimport (
-    KV_CORRUPT, KV_IO, KV_NEWER_FORMAT, KV_NOMEM, KV_NO_SPACE, KV_O_CREATE, KV_O_READ, KV_O_WRITE,
+    KV_IO, KV_NEWER_FORMAT, KV_NOMEM, KV_NO_SPACE, KV_O_CREATE, KV_O_READ, KV_O_WRITE,
     KV_OK, KvIo, kv_raise,
 )
 from kvcore._segment cimport (

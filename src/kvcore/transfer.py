@@ -20,7 +20,6 @@ Thread safety: as the store; an iterator belongs to one thread.  May not know: f
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -344,6 +343,6 @@ def _bytes(number: int, fields: dict[str, Any], name: str) -> bytes:
             return text.encode()
         if isinstance(coded, str) and text is None:
             return base64.b64decode(coded, validate=True)
-    except (UnicodeEncodeError, binascii.Error) as error:
+    except ValueError as error:                  # lone surrogates; what is not base64, or not ASCII
         raise TransferError(line=number, reason=f'"{name}": {error}') from error
     raise TransferError(line=number, reason=f'neither "{name}" nor "{name}_base64" is text')
