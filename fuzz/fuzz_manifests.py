@@ -16,7 +16,8 @@ from kvcore import manifests
 LINES_OF = {manifests.__file__}
 TOKENS = (b"apiVersion: v1\n", b"kind: Pod\n", b"metadata:\n  name: a\n", b"---\n", b"\n- ", b"  ",
           b"items:\n", b"kind: List\n", b"&a ", b"*a", b"<<: ", b"!!binary ", b"{", b"}", b"[",
-          b"]", b'"', b"namespace: b\n", b"1:30", b".nan", b"2001-01-01", b"\xef\xbb\xbf", b"? ", b"=")
+          b"]", b'"',
+          b"namespace: b\n", b"1:30", b".nan", b"2001-01-01", b"\xef\xbb\xbf", b"? ", b"=")
 
 
 def seeds() -> list[bytes]:

@@ -4,24 +4,22 @@
     damage ─► open ─► the exact state, or a refusal with file, offset and remedy ─► check, repair
 
 The one exception is the last batch before an unclean end, where damage cannot be told from a tear.
-Which bytes tell nothing stands in corruption.py. A soak (KVCORE_SOAK_SECONDS) flips every bit; a
-plain run flips each bit of what all hangs on (headers, the last batches) and a part of the rest.
+Which bytes tell nothing stands in corruption.py. A plain run flips each bit of what all hangs on
+(headers, the last batches) and a part of the rest; a soak goes on with every 64th bit, from the
+first, the second, ... one: after 64 rounds all of them are done.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import machines
 import pytest
 from corruption import SIZE, Bench, Sound, rich, small
+from soak import Soaking
 
-SOAK = "KVCORE_SOAK_SECONDS" in os.environ
 SECTOR = 512
 REPAIR_EVERY = 23            # repair and the command line are tried for one damage in so many
 
@@ -36,10 +34,13 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sound]:
             "rich closed": closed, "rich killed": killed}
 
 
-def bits(sound: Sound, name: str) -> Iterator[int]:
-    """The bits of a file that are flipped."""
+def bits(sound: Sound, name: str, round_: int) -> Iterator[int]:
+    """The bits of a file that are flipped in one round."""
     raw = sound.files[name]
-    if SOAK or name == "FORMAT":
+    if round_:
+        yield from range((round_ - 1) % 64, min(8 * len(raw.rstrip(b"\0")) + 512, 8 * len(raw)), 64)
+        return
+    if name == "FORMAT":
         yield from range(min(8 * len(raw.rstrip(b"\0")) + 64, 8 * len(raw)))
         return
     rng = random.Random(len(raw))
@@ -58,43 +59,34 @@ def bits(sound: Sound, name: str) -> Iterator[int]:
     yield from sorted(bit for bit in chosen if bit < 8 * len(raw))
 
 
-@pytest.mark.parametrize("kind", ["small closed", "small killed"])
-def test_machine_every_bit_of_a_small_log(ram_dir: Path, sounds: dict[str, Sound], kind: str,
-                                          counts: Counter[str]) -> None:
-    sound = sounds[kind]
-    bench = Bench(ram_dir, sound, counts)
-    found = Counter[str]()
-    for name in sorted(sound.files):
-        for number, bit in enumerate(bits(sound, name) if sound.files[name] else ()):
-            at = bit // 8
-            told = bench.flip(name, bit)
-            outcome = bench.judge(told, bench.may_end_at(name, at, at + 1),
-                                  mended=number % REPAIR_EVERY == 0)
-            assert told or outcome == "exact" or at < 64, (name, bit, outcome)
-            found[outcome] += 1
-            bench.reset()
-    assert found["refused"] > 500 and found["exact"] > 20
-    assert ("shorter" in found) == (kind == "small killed"), found
-
-
-@pytest.mark.parametrize("kind", ["rich closed", "rich killed"])
-def test_machine_bits_of_a_rich_directory(ram_dir: Path, sounds: dict[str, Sound], kind: str,
-                                          counts: Counter[str]) -> None:
+@pytest.mark.soak(weight=2)
+@pytest.mark.parametrize("kind", ["small closed", "small killed", "rich closed", "rich killed"])
+def test_every_bit(ram_dir: Path, sounds: dict[str, Sound], kind: str, counts: Counter[str],
+                   soaking: Soaking) -> None:
     sound = sounds[kind]
     bench = Bench(ram_dir, sound, counts)
     found = Counter[str]()
     rng = random.Random(1)
-    for name in sorted(sound.files):
-        chosen = list(bits(sound, name)) if sound.files[name] else []
-        for number, bit in enumerate(chosen if SOAK else rng.sample(chosen, min(len(chosen), 150))):
-            at = bit // 8
-            told = bench.flip(name, bit)
-            outcome = bench.judge(told, bench.may_end_at(name, at, at + 1),
-                                  mended=number % REPAIR_EVERY == 0)
-            assert told or outcome == "exact" or at < 64, (name, bit, outcome)
-            found[outcome] += 1
-            bench.reset()
-    assert found["refused"] and found["exact"] and found["damaged values"], found
+    for round_ in soaking(1):
+        for name in sorted(name for name, raw in sound.files.items() if raw):
+            chosen = list(bits(sound, name, round_))
+            if kind.startswith("rich") and not round_:
+                chosen = rng.sample(chosen, min(len(chosen), 150))
+            for number, bit in enumerate(chosen):
+                found[flipped(bench, name, bit, mended=number % REPAIR_EVERY == 0)] += 1
+    assert found["refused"] > 100 and found["exact"] > 20, found
+    assert ("shorter" in found) == kind.endswith("killed"), found
+    assert ("damaged values" in found) == kind.startswith("rich"), found
+
+
+def flipped(bench: Bench, name: str, bit: int, mended: bool) -> str:
+    """One bit changed, judged, and put back."""
+    at = bit // 8
+    told = bench.flip(name, bit)
+    outcome = bench.judge(told, bench.may_end_at(name, at, at + 1), mended=mended)
+    assert told or outcome == "exact" or at < 64, (name, bit, outcome)
+    bench.reset()
+    return outcome
 
 
 @pytest.mark.parametrize("kind", ["small closed", "small killed", "rich closed", "rich killed"])
@@ -106,7 +98,7 @@ def test_zeroed_sectors(ram_dir: Path, sounds: dict[str, Sound], kind: str,
     for name, raw in sound.files.items():
         end = len(raw.rstrip(b"\0"))
         for size in (SECTOR, 4096):
-            step = 1 if SOAK or kind.startswith("small") else 5
+            step = 1 if kind.startswith("small") else 5
             for number, start in enumerate(range(0, end, size * step)):
                 stop = min(start + size, len(raw))
                 if not raw[start:stop].strip(b"\0"):
@@ -129,7 +121,7 @@ def test_cut_at_every_byte(ram_dir: Path, sounds: dict[str, Sound], kind: str,
         lengths = set(range(0, min(len(raw), 70), 7)) | set(range(0, len(raw), 997)) | {
             len(raw) - 1}
         if name == sound.last():
-            lengths |= set(range(batches[-3].offset, batches[-1].end + 1, 1 if SOAK else 3))
+            lengths |= set(range(batches[-3].offset, batches[-1].end + 1, 3))
         elif batches:
             lengths |= {b.offset for b in batches[::9]} | {batches[-1].end - 1}
         for number, length in enumerate(sorted(lengths)):
@@ -139,29 +131,26 @@ def test_cut_at_every_byte(ram_dir: Path, sounds: dict[str, Sound], kind: str,
             bench.reset()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["rich closed", "rich killed"])
-def test_damage_machine(ram_dir: Path, sounds: dict[str, Sound], kind: str,
-                        counts: Counter[str]) -> None:
-    """One damage of any kind anywhere; goes on for a soak's share of time."""
+def test_any_damage(ram_dir: Path, sounds: dict[str, Sound], kind: str, counts: Counter[str],
+                    soaking: Soaking) -> None:
+    """One damage of any kind anywhere."""
     sound = sounds[kind]
     bench = Bench(ram_dir, sound, counts)
-    rng = random.Random(kind)
-    ends = time.monotonic() + float(os.environ.get("KVCORE_SOAK_SECONDS", "0")) / machines.MACHINES
     names = [name for name, raw in sound.files.items() if name != "LOCK" and raw.strip(b"\0")]
-    done = 0
-    while done < 120 or time.monotonic() < ends:
+    for number in soaking(120):
+        rng = random.Random(f"{kind} {number}")
         name = rng.choice(names)
         raw = sound.files[name]
         at = rng.randrange(len(raw.rstrip(b"\0")))
-        length = rng.choice([1, 2, 8, 64, SECTOR, 4096])
-        stop = min(at + length, len(raw))
+        stop = min(at + rng.choice([1, 2, 8, 64, SECTOR, 4096]), len(raw))
         noise = rng.choice([bytes(stop - at), rng.randbytes(stop - at), b"\xff" * (stop - at)])
         if noise == raw[at:stop]:
             continue
         told = bench.damage(name, raw[:at] + noise + raw[stop:])
-        bench.judge(told, bench.may_end_at(name, at, stop), mended=done % 3 == 0)
+        bench.judge(told, bench.may_end_at(name, at, stop), mended=number % 3 == 0)
         bench.reset()
-        done += 1
 
 
 def test_the_log_ends_where_lock_says(ram_dir: Path, sounds: dict[str, Sound],

@@ -95,6 +95,7 @@ class DirectoryLock:
         if self.synced:
             number = str(self.synced)
             text += f"synced {number} {crc32c(number.encode()):08x}\n"
+        # over what is there, then cut: a full disk has no new block to give
         os.pwrite(descriptor, text.encode(), 0)
         os.ftruncate(descriptor, len(text.encode()))
 
