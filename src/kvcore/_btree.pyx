@@ -15,6 +15,7 @@ May not know: values, logs.  The format is docs/index-layout.md, the C face _btr
 """
 
 from collections import namedtuple as _namedtuple
+from threading import Lock as _Lock
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
@@ -60,6 +61,7 @@ IndexStats = _namedtuple("IndexStats", (
 IndexStats.__doc__ = "Counters of a BTreeIndex at one moment; see BTreeIndex.stats."
 
 cdef object _frombuffer = None   # numpy is imported when the first array is asked for
+cdef object _once = _Lock()
 
 
 cdef inline KvSlice slice_of(bytes key) noexcept:
@@ -201,7 +203,9 @@ cdef object array_of(_Column column):
     global _frombuffer
     if _frombuffer is None:
         import numpy
-        _frombuffer = numpy.frombuffer
+        with _once:
+            if _frombuffer is None:
+                _frombuffer = numpy.frombuffer
     if column.n == 0:
         return _frombuffer(b"\0" * 8, "<i8")[:0]
     return _frombuffer(column, "<i8")

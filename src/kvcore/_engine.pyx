@@ -184,6 +184,7 @@ cdef class Engine:
         c.quota = quota
         self.opened = True
         self.events = EventCache()
+        self.pins.forget = self.events.forget
         try:
             c.clock = self.clock.table
             c.sync_mode = sync_mode
@@ -1035,7 +1036,7 @@ cdef class Engine:
                 kv_cond_wait(&c.readers_gone, &c.lock)
             kv_mutex_unlock(&c.lock)
             commit_deinit(c)
-        self.events.clear()
+        self.events.forget()
         self.opened = False
 
     def __dealloc__(self):

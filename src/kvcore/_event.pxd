@@ -19,6 +19,7 @@ cdef class Event:
     cdef KeyValue _kv
     cdef KeyValue _prev
     cdef bytes key_of(self)
+    cdef KeyValue prev_of(self, bytes key)
 
 
 cdef class WatchResponse:
@@ -43,6 +44,8 @@ cdef class EventCache:
     cdef list slots
     cdef uint64_t epoch          # of the log, of the events kept
     cdef void clear(self)
+    cdef Event known(self, uint64_t slot, uint64_t seq, uint64_t epoch)
+    cdef void keep(self, uint64_t slot, Event e)
 
 
 cdef Event make_event(EventCache cache, const RingRecord* rec, uint64_t seq, Rows rows, Pin pin,

@@ -16,7 +16,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from kvcore._native cimport KvVersion
+from kvcore._native cimport KvVersion, kv_load_u64
 from kvcore._result cimport KeyValue, make_lazy_kv, read_cell
 from kvcore._ring cimport RingRecord
 from kvcore._rows cimport Rows
@@ -62,6 +62,7 @@ cdef class Event:
         return <bytes>found[0]
 
     @property
+    @cython.critical_section
     def kv(self):
         """The key as it is now; value and key are read, and verified, when first touched."""
         cdef KvVersion v
@@ -87,8 +88,12 @@ cdef class Event:
     @property
     def prev_kv(self):
         """The version before this change, or None."""
-        if self._prev is None and self.before.version:
-            self._prev = make_lazy_kv(self.kv.key, None, 0, &self.before, self.pin)
+        return self.prev_of(self.kv.key) if self.before.version else None
+
+    @cython.critical_section
+    cdef KeyValue prev_of(self, bytes key):
+        if self._prev is None:
+            self._prev = make_lazy_kv(key, None, 0, &self.before, self.pin)
         return self._prev
 
     def __eq__(self, other):
@@ -244,26 +249,44 @@ cdef class EventCache:
     def __cinit__(self):
         self.slots = [None] * CACHE_SLOTS
 
+    @cython.critical_section
     cdef void clear(self):
         cdef list old = self.slots
         self.slots = [None] * CACHE_SLOTS
         del old
 
+    def forget(self):
+        """Drops all of them: they hold segments that were retired."""
+        self.clear()
+
+    @cython.critical_section
+    cdef Event known(self, uint64_t slot, uint64_t seq, uint64_t epoch):
+        """The event of that number, or None."""
+        cdef Event e
+        if self.epoch < epoch:               # what is kept there holds segments that were retired
+            self.clear()
+            self.epoch = epoch
+        found = self.slots[slot]
+        if found is None:
+            return None
+        e = <Event>found
+        return e if e.seq == seq else None
+
+    @cython.critical_section
+    cdef void keep(self, uint64_t slot, Event e):
+        self.slots[slot] = e
+
 
 cdef Event make_event(EventCache cache, const RingRecord* rec, uint64_t seq, Rows rows, Pin pin,
                       const KvVersion* before):
-    cdef bint shared = rows is None and rec.note > 1 and rec.len <= SHARED_BYTES
+    cdef bint shared = (rows is None and rec.note > 1 and rec.len <= SHARED_BYTES
+                        and pin.number == kv_load_u64(&pin.log.c.epoch_number))
     cdef uint64_t slot = (2 * seq + (before != NULL)) % CACHE_SLOTS
     cdef Event e
-    if cache.epoch < pin.number:             # what is kept there holds segments that were retired
-        cache.clear()
-        cache.epoch = pin.number
     if shared:
-        known = cache.slots[slot]
-        if known is not None:
-            e = <Event>known
-            if e.seq == seq:
-                return e
+        e = cache.known(slot, seq, pin.number)
+        if e is not None:
+            return e
     e = Event.__new__(Event)
     e.rec = rec[0]
     e.seq = seq
@@ -272,5 +295,5 @@ cdef Event make_event(EventCache cache, const RingRecord* rec, uint64_t seq, Row
     if before != NULL:
         e.before = before[0]
     if shared:
-        cache.slots[slot] = e
+        cache.keep(slot, e)
     return e

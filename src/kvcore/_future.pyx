@@ -15,7 +15,7 @@ import logging
 import os
 from asyncio import get_running_loop
 from select import POLLIN, poll
-from threading import Thread
+from threading import Lock, Thread
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -74,6 +74,7 @@ cdef class Future:
         if self.r != NULL:
             request_drop(self.r)
 
+    @cython.critical_section
     cdef int settle(self) except -1:
         """Makes the Python answer of a finished request, once."""
         cdef Rows rows
@@ -225,6 +226,7 @@ def _call_back(future, fn):
 
 
 _callback_wakeups = None
+_callback_lock = Lock()
 
 
 def _callback_main(wakeups):
@@ -237,8 +239,9 @@ def _callback_main(wakeups):
 
 def _after_fork_in_child():
     """The callback thread is the parent's."""
-    global _callback_wakeups
+    global _callback_wakeups, _callback_lock
     _callback_wakeups = None
+    _callback_lock = Lock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -246,8 +249,9 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def _callbacks():
     global _callback_wakeups
-    if _callback_wakeups is None:
-        _callback_wakeups = Wakeups()
-        Thread(target=_callback_main, args=(_callback_wakeups,), name="kvcore-callbacks",
-               daemon=True).start()
-    return _callback_wakeups
+    with _callback_lock:
+        if _callback_wakeups is None:
+            _callback_wakeups = Wakeups()
+            Thread(target=_callback_main, args=(_callback_wakeups,), name="kvcore-callbacks",
+                   daemon=True).start()
+        return _callback_wakeups

@@ -115,6 +115,26 @@ static inline void kv_verify(int cond, const char *what) {
 #define kv_unlikely(x) __builtin_expect(!!(x), 0)
 static inline void kv_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 
+/* ---- memory checkers ----------------------------------------------------------------------
+ * Blocks of our own allocators look like one large mapping to them: these say what is whose.
+ * kv_hide: nobody may touch it; kv_show: it may be written, and what is in it means nothing;
+ * kv_show_read: it may be read. */
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+static inline void kv_hide(void *p, size_t n) { __asan_poison_memory_region(p, n); }
+static inline void kv_show(void *p, size_t n) { __asan_unpoison_memory_region(p, n); }
+static inline void kv_show_read(void *p, size_t n) { __asan_unpoison_memory_region(p, n); }
+#elif defined(KVCORE_VALGRIND)
+#include <valgrind/memcheck.h>
+static inline void kv_hide(void *p, size_t n) { (void)VALGRIND_MAKE_MEM_NOACCESS(p, n); }
+static inline void kv_show(void *p, size_t n) { (void)VALGRIND_MAKE_MEM_UNDEFINED(p, n); }
+static inline void kv_show_read(void *p, size_t n) { (void)VALGRIND_MAKE_MEM_DEFINED(p, n); }
+#else
+static inline void kv_hide(void *p, size_t n) { (void)p; (void)n; }
+static inline void kv_show(void *p, size_t n) { (void)p; (void)n; }
+static inline void kv_show_read(void *p, size_t n) { (void)p; (void)n; }
+#endif
+
 /* ---- atomics ---------------------------------------------------------------------------- */
 static inline uint64_t kv_load_u64(const uint64_t *p) {
     return __atomic_load_n(p, __ATOMIC_ACQUIRE);
@@ -127,6 +147,13 @@ static inline void kv_store_i64(int64_t *p, int64_t v) { __atomic_store_n(p, v, 
 static inline int kv_load_int(const int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void kv_store_int(int *p, int v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline int kv_add_int(int *p, int d) { return __atomic_add_fetch(p, d, __ATOMIC_ACQ_REL); }
+
+/* Whether the interpreter runs Python threads side by side. */
+#ifdef Py_GIL_DISABLED
+#define KV_FREE_THREADED 1
+#else
+#define KV_FREE_THREADED 0
+#endif
 
 /* ---- byte order -------------------------------------------------------------------------- */
 static inline uint16_t kv_be16(const uint8_t *p) { return (uint16_t)((p[0] << 8) | p[1]); }

@@ -35,6 +35,7 @@ cdef extern from "_native.h" nogil:
     enum:
         KV_KEY_MAX_BYTES
         KV_VERIFYING
+        KV_FREE_THREADED
 
     ctypedef struct KvSlice:
         const uint8_t* ptr
@@ -61,6 +62,9 @@ cdef extern from "_native.h" nogil:
     bint kv_likely(bint cond) noexcept
     bint kv_unlikely(bint cond) noexcept
     void kv_prefetch(const void* p) noexcept
+    void kv_hide(void* p, size_t n) noexcept
+    void kv_show(void* p, size_t n) noexcept
+    void kv_show_read(void* p, size_t n) noexcept
 
     uint64_t kv_load_u64(const uint64_t* p) noexcept
     void kv_store_u64(uint64_t* p, uint64_t v) noexcept

@@ -126,6 +126,7 @@ cdef class KeyValue:
         raise TypeError("KeyValue objects come from a store")
 
     @property
+    @cython.critical_section
     def key(self):
         """The key."""
         if self._key is None:
@@ -153,6 +154,7 @@ cdef class KeyValue:
         return len(self.key)
 
     @property
+    @cython.critical_section
     def value(self):
         """The value; b"" in a result of keys_only."""
         if self._value is None and self._key is None and self.rows is None:

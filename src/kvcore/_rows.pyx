@@ -11,6 +11,8 @@ Thread safety: none; one owner.  Ownership: a KvRows owns both blocks, `Rows` ow
 complete before Python sees it, so that views never move.  May not know: trees, logs.
 """
 
+from threading import Lock
+
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
@@ -92,20 +94,28 @@ cdef int rows_push(KvRows* r, const KvVersion* v, KvSlice key) noexcept nogil:
 
 cdef object _dtype = None        # numpy is imported when the first column is asked for
 cdef object _frombuffer = None
+cdef object _once = Lock()
 
 
 cdef int import_numpy() except -1:
     global _dtype, _frombuffer
     import numpy
-    _dtype = numpy.dtype({
+    with _once:
+        if _dtype is not None:
+            return 0
+        _frombuffer = numpy.frombuffer
+        _dtype = _dtype_of(numpy)            # last: it is what others look for
+    return 0
+
+
+cdef object _dtype_of(numpy):
+    return numpy.dtype({
         "names": ["mod_revision", "create_revision", "version", "lease", "position", "length",
                   "sub", "key_length"],
         "formats": ["<i8", "<i8", "<i8", "<i8", "<u8", "<u4", "<u4", "<u2"],
         "offsets": [0, 8, 16, 24, 32, 40, 44, 54],
         "itemsize": 56,
     })
-    _frombuffer = numpy.frombuffer
-    return 0
 
 
 cdef class Rows:

@@ -11,11 +11,11 @@ from kvcore._range cimport KvReader
 
 cdef class Snapshot:
     cdef Engine engine
-    cdef Pin pin                 # of what its values lie in
+    cdef Pin pin                 # of what its values lie in; None: released
     cdef BtSnapshot* snap
     cdef int readers             # reads under way; guarded by the engine's lock
     cdef bint dropped            # release() was called
     cdef readonly int64_t revision
     cdef int64_t compact_revision
-    cdef int _begin(self, KvReader* r) except -1
+    cdef Pin _begin(self, KvReader* r)
     cdef void _end(self) noexcept

@@ -17,8 +17,8 @@ from kvcore._commit cimport Commit
 from kvcore._engine cimport fill_range, not_bytes, slice_of
 from kvcore._maintenance cimport maint_wake
 from kvcore._native cimport (KV_COMPACTED, KV_FUTURE_REV, KV_NOTFOUND, KV_OK, KvVersion,
-                             kv_cond_signal, kv_fork_generation, kv_mutex_lock, kv_mutex_unlock,
-                             kv_raise)
+                             kv_cond_signal, kv_fork_generation, kv_mutex_lock,
+                             kv_mutex_lock_gil, kv_mutex_unlock, kv_raise)
 from kvcore._operation cimport Range, as_int
 from kvcore._range cimport KvReader, answer_range
 from kvcore._result cimport KvResult, make_answer, make_kv, result_free, result_init
@@ -34,8 +34,10 @@ cdef class Snapshot:
     def __init__(self):
         raise TypeError("Snapshot objects come from Store.snapshot")
 
-    cdef int _begin(self, KvReader* r) except -1:
-        """Keeps the index from being freed by close() while it is read without the lock."""
+    cdef Pin _begin(self, KvReader* r):
+        """Keeps the index from being freed by close() while it is read without the lock; the
+        result's pin."""
+        cdef Pin pin
         if self.engine is None:
             raise TypeError("Snapshot objects come from Store.snapshot")
         self.engine._enter()
@@ -45,12 +47,13 @@ cdef class Snapshot:
         self.engine.c.readers += 1
         self.readers += 1
         r.view = self.snap.view
+        pin = self.pin
         self.engine._leave()
         r.wal = &self.engine.log.c
         r.revision = self.revision
         r.shown_revision = self.revision
         r.compact_revision = self.compact_revision
-        return 0
+        return pin
 
     cdef void _end(self) noexcept:
         """A release() that came meanwhile is carried out by the last reader."""
@@ -70,13 +73,14 @@ cdef class Snapshot:
         """The KeyValue of `key` in the snapshot, or at a revision before it; or None."""
         cdef KvReader r
         cdef KvVersion v
+        cdef Pin pin
         cdef int64_t at = 0 if revision is None else as_int(revision)
         cdef int rc = KV_OK
         if type(key) is not bytes:
             not_bytes(key, "key")
         if not key:
             raise EmptyKeyError()
-        self._begin(&r)
+        pin = self._begin(&r)
         if at > r.revision:
             rc = KV_FUTURE_REV
         elif 0 < at < r.compact_revision:
@@ -89,7 +93,7 @@ cdef class Snapshot:
         if rc == KV_NOTFOUND:
             return None
         kv_raise(rc, r.compact_revision if rc == KV_COMPACTED else None)
-        return make_kv(<bytes>key, &v, self.pin)
+        return make_kv(<bytes>key, &v, pin)
 
     def range(self, start=None, end=None, **options):
         """As Store.range, on the snapshot."""
@@ -97,8 +101,9 @@ cdef class Snapshot:
         cdef RangeCmd q = op.spec
         cdef KvReader r
         cdef KvResult res
+        cdef Pin pin
         fill_range(&q, op.key, op.end)
-        self._begin(&r)
+        pin = self._begin(&r)
         result_init(&res)
         try:
             with nogil:
@@ -107,7 +112,7 @@ cdef class Snapshot:
             self._end()
         try:
             kv_raise(res.status, res.detail if res.status == KV_COMPACTED else None)
-            return make_answer(&res, self.pin)
+            return make_answer(&res, pin)
         finally:
             result_free(&res)
 
@@ -123,17 +128,19 @@ cdef class Snapshot:
         """Let go of what only the snapshot shows. Idempotent."""
         cdef Commit* c = &self.engine.c
         cdef BtSnapshot* snap = NULL
-        if self.engine.fork_generation != kv_fork_generation() or not self.engine.opened:
+        cdef Pin pin
+        if self.engine.fork_generation != kv_fork_generation():
             return
-        with nogil:
-            kv_mutex_lock(&c.lock)
-            self.dropped = True
-            if self.readers == 0:
-                snap = self.snap
-                self.snap = NULL
-                if snap != NULL and not c.closed:
-                    bt_release(&c.state.tree, snap)
-            kv_mutex_unlock(&c.lock)
+        kv_mutex_lock_gil(&c.lock)
+        self.dropped = True
+        if self.readers == 0:
+            snap = self.snap
+            self.snap = NULL
+            if snap != NULL and not c.closed:
+                bt_release(&c.state.tree, snap)
+        pin = self.pin                       # dropped behind the lock; readers have their own
+        self.pin = None
+        kv_mutex_unlock(&c.lock)
         if snap != NULL:
             maint_wake(c)
 

@@ -37,7 +37,7 @@ cdef class Wakeups:
     cdef Waker* waker
     cdef readonly int read_fd
     cdef int fork_generation
-    cdef Ready* _pop(self) noexcept
+    cdef bint _pop(self, void** target) noexcept
 
 
 # The running loop's, made when first asked for.

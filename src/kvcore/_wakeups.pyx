@@ -131,42 +131,44 @@ cdef class Wakeups:
         self.waker.fd = os.dup(fd) if fd == self.read_fd else fd
 
     def __dealloc__(self):
-        cdef Ready* r
+        cdef void* target = NULL
         if self.fork_generation != kv_fork_generation():
             return                       # a child's copy: its lock may be held for ever
         if self.waker != NULL:
-            r = self._pop()
-            while r != NULL:             # what nobody will be told any more
-                if r.disposable:
-                    ready_free(r)
-                r = self._pop()
+            while self._pop(&target):    # what nobody will be told any more
+                Py_DECREF(<object>target)
             _waker_drop(self.waker)
         if self.read_fd >= 0:
             posix_close(self.read_fd)
 
-    cdef Ready* _pop(self) noexcept:
+    cdef bint _pop(self, void** target) noexcept:
+        """The target of the first one, with a reference; the node may be gone when this returns."""
         cdef Waker* w = self.waker
         cdef Ready* r
+        cdef bint found, disposable = False
         kv_mutex_lock(&w.lock)           # a leaf, held for a few pointers
         r = w.head
-        if r != NULL:
+        found = r != NULL
+        if found:
             _unlist(w, r)
+            disposable = r.disposable
+            target[0] = r.target
+            Py_INCREF(<object>r.target)
         kv_mutex_unlock(&w.lock)
-        return r
+        if disposable:
+            ready_free(r)
+        return found
 
     def ready(self):
         """Calls what became ready.  One by one: what is called may take others back."""
         cdef char counter[512]
-        cdef Ready* r
+        cdef void* target = NULL
         while posix_read(self.read_fd, counter, sizeof(counter)) == sizeof(counter):
             pass                         # a pipe with more to read; an eventfd gives 8 bytes
-        r = self._pop()
-        while r != NULL:
-            function, first, second = <object>r.target
-            if r.disposable:
-                ready_free(r)
+        while self._pop(&target):
+            function, first, second = <object>target
+            Py_DECREF(<object>target)
             function(first, second)
-            r = self._pop()
 
 
 _by_loop = {}

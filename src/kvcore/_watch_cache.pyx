@@ -227,6 +227,7 @@ cdef class CachedEvent:
             raise TypeError("CachedEvent objects come from a watch cache")
         return &self.slice.recs[self.index]
 
+    @cython.critical_section
     cdef int read(self) except -1:
         """Key and value, once."""
         cdef RingRecord* rec = self.rec()
@@ -482,6 +483,7 @@ cdef class WatchCache:
             return self._add(&rec, NULL, NULL)
         return self._add_copied(&rec, _key_of(metadata), _pack(obj))
 
+    @cython.critical_section
     cdef int _add_change(self, Event event) except -1:
         cdef RingRecord rec = event.rec
         if event.pin is None and event._kv is None:
@@ -515,6 +517,7 @@ cdef class WatchCache:
         self.pins.append((self.ring.next, pin))
         return 0
 
+    @cython.critical_section
     cdef Pin _oldest(self, Pin known):
         """The pin that keeps the most: what all records name."""
         cdef Pin pin
