@@ -19,10 +19,15 @@ FORKS := $(addprefix --deselect=tests/test_watch_edges.py::test_use_after_fork,[
 SANITIZED ?= tests --ignore=tests/meta --ignore=tests/test_demo.py --ignore=tests/test_cli.py \
              --deselect tests/test_store.py::test_errors_leak_nothing
 
+# What valgrind runs, some fifty times slower: the tests of the core's own parts.
+VALGRINDED ?= tests/test_slab.py tests/test_rows.py tests/test_btree.py tests/test_btree_machine.py \
+              tests/test_ring_machine.py tests/test_wal_engine.py tests/test_wal_machine.py \
+              tests/test_watch_cache_machine.py
+
 build_tree = $(BIN)/python setup.py -q build --build-base build/$(1) --build-lib build/$(1)/lib
 runtime    = $(shell gcc -print-file-name=lib$(1).so)
 
-.PHONY: help demo test check bench bench-peers soak fuzz asan tsan wheel clean
+.PHONY: help demo test check bench bench-peers soak fuzz asan leaks tsan valgrind wheel clean
 .DELETE_ON_ERROR:
 
 help:                      ## this list
@@ -64,6 +69,12 @@ tsan: build/tsan/.built    ## tests under ThreadSanitizer
 	LD_PRELOAD=$(call runtime,tsan) TSAN_OPTIONS=die_after_fork=0:halt_on_error=0:exitcode=66:second_deadlock_stack=1 \
 	PYTHONPATH=build/tsan/lib setarch -R $(PYTEST) --capture=sys $(SANITIZED) $(FORKS) $(ARGS)
 
+valgrind: build/valgrind/.built  ## the core's own tests under valgrind's memcheck
+	PYTHONMALLOC=malloc HYPOTHESIS_PROFILE=dev KVCORE_EXAMPLES=2 PYTHONPATH=build/valgrind/lib \
+	valgrind --quiet --error-exitcode=99 --suppressions=tests/valgrind.supp --num-callers=24 \
+	--redzone-size=64 --max-stackframe=4000000 $(BIN)/python -m pytest --capture=sys \
+	-p no:faulthandler $(VALGRINDED) $(ARGS)
+
 wheel: $(VENV)/.tools      ## wheel and source distribution in dist/
 	$(BIN)/python -m build --outdir dist .
 
@@ -103,6 +114,10 @@ build/fuzz/.built: $(VENV)/.tools $(SOURCES) fuzz/coverage.c
 
 build/asan/.built: $(VENV)/.tools $(SOURCES)
 	KVCORE_VERIFY=1 KVCORE_SANITIZE=address,undefined $(call build_tree,asan)
+	touch $@
+
+build/valgrind/.built: $(VENV)/.tools $(SOURCES)
+	KVCORE_VERIFY=1 KVCORE_VALGRIND=1 $(call build_tree,valgrind)
 	touch $@
 
 build/tsan/.built: $(VENV)/.tools $(SOURCES)

@@ -2,7 +2,8 @@
 """The extension table, the directives and the build switches; no logic else.
 
 Switches (environment): KVCORE_VERIFY=1 compiles the O(log n) assertions in;
-KVCORE_SANITIZE=address|thread|undefined (comma-separated) instruments; KVCORE_ANNOTATE=1 writes
+KVCORE_SANITIZE=address|thread|undefined (comma-separated) instruments; KVCORE_VALGRIND=1 tells
+memcheck about the core's own allocators (it needs valgrind's headers); KVCORE_ANNOTATE=1 writes
 Cython's HTML; KVCORE_COVERAGE=1 traces lines; KVCORE_FUZZ=1 lets the decoders tell their edges and
 compares to fuzz/coverage.c, which must be preloaded.
 """
@@ -14,6 +15,7 @@ from setuptools import Extension, setup
 
 VERIFY = os.environ.get("KVCORE_VERIFY") == "1"
 SANITIZE = [s for s in os.environ.get("KVCORE_SANITIZE", "").split(",") if s]
+VALGRIND = os.environ.get("KVCORE_VALGRIND") == "1"
 COVERAGE = os.environ.get("KVCORE_COVERAGE") == "1"
 FUZZ = ["-fsanitize-coverage=trace-pc,trace-cmp"] * (os.environ.get("KVCORE_FUZZ") == "1")
 
@@ -81,11 +83,13 @@ flags = ["-O3", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-paramet
          "-Wno-unused-function", "-Wno-missing-field-initializers", "-Wno-sign-compare",
          "-Wno-cast-function-type", "-Wno-unreachable-code", "-Wno-deprecated-declarations"]
 link = ["-pthread"]
-if SANITIZE:
+if SANITIZE or VALGRIND:
     flags = ["-O1", "-g", "-fno-omit-frame-pointer", *flags[1:]]
     flags += [f"-fsanitize={s}" for s in SANITIZE]
     link += [f"-fsanitize={s}" for s in SANITIZE]
 macros = [("KVCORE_VERIFY", "1")] if VERIFY else []
+if VALGRIND:
+    macros.append(("KVCORE_VALGRIND", "1"))
 if COVERAGE:
     macros.append(("CYTHON_TRACE_NOGIL", "1"))
 
@@ -104,8 +108,9 @@ extensions = [
     if os.path.exists(os.path.join("src", *name.split(".")) + ".pyx")
 ]
 
-# Generated C depends on these switches too: each combination has a directory of its own.
-variant = "-".join(["c", *SANITIZE, *["verify"] * VERIFY, *["coverage"] * COVERAGE])
+# Generated C depends on the switches too: each combination has a directory of its own.
+variant = "-".join(["c", *SANITIZE, *["verify"] * VERIFY, *["valgrind"] * VALGRIND,
+                    *["coverage"] * COVERAGE])
 
 setup(
     options={"build_ext": {"parallel": os.cpu_count()}},

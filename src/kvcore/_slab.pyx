@@ -23,11 +23,12 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from kvcore._native cimport (
-    KV_NOMEM, KV_OK, KvMem, Memory, kv_advise_huge, kv_advise_unused, kv_assert, kv_raise,
-    kv_reserve, kv_unlikely, kv_unreserve,
+    KV_NOMEM, KV_OK, KvMem, Memory, kv_advise_huge, kv_advise_unused, kv_assert, kv_hide, kv_raise,
+    kv_reserve, kv_show, kv_show_read, kv_unlikely, kv_unreserve,
 )
 
 cdef enum:
+    LINK_BYTES = 8               # of a free block, which lead to the next one
     RESERVE_FLOOR_BITS = 26      # less than 64 MiB of addresses is no use
     RESERVE_BITS = 36
     HUGE_CHUNKS = 8              # chunks in a huge page
@@ -38,6 +39,16 @@ cdef enum:
 
 cdef inline uint8_t* chunk_at(const Slab* s, uint32_t i) noexcept nogil:
     return s.base + <uint64_t>i * SLAB_CHUNK
+
+
+cdef inline uint32_t next_free(const Slab* s, uint32_t slot) noexcept nogil:
+    """What a free block's link says; memory checkers let nobody else read it."""
+    cdef uint32_t* link = <uint32_t*>slab_at(s, slot)
+    cdef uint32_t following
+    kv_show_read(link, LINK_BYTES)
+    following = link[0]
+    kv_hide(link, LINK_BYTES)
+    return following
 
 
 cdef inline uint32_t span_of(uint32_t class_bytes) noexcept nogil:
@@ -99,6 +110,7 @@ cdef uint32_t chunk_new(Slab* s, uint32_t span) noexcept nogil:
             s.chunks[i].class_index = CONTINUATION
             s.chunks[i].prev = first
     s.chunks[first].span = <uint8_t>span
+    kv_hide(chunk_at(s, first), <size_t>span * SLAB_CHUNK)
     s.chunk_bytes += <uint64_t>span * SLAB_CHUNK
     return first
 
@@ -175,6 +187,7 @@ cdef int slab_init(Slab* s, const KvMem* mem) noexcept nogil:
 
 cdef void slab_deinit(Slab* s) noexcept nogil:
     if s.base != NULL:
+        kv_show(s.base, <size_t>s.chunk_count * SLAB_CHUNK)
         kv_unreserve(s.base, s.reserved_bytes)
         if s.chunk_bytes:
             s.mem.give(s.mem.ctx, s.chunk_bytes)
@@ -199,7 +212,7 @@ cdef uint32_t slab_alloc(Slab* s, uint32_t class_index) noexcept nogil:
     c = &s.chunks[i]
     slot = c.free_head
     if slot:
-        c.free_head = (<uint32_t*>slab_at(s, slot))[0]
+        c.free_head = next_free(s, slot)
     else:
         slot = i * SLAB_CHUNK_SLOTS + c.bump * (slab_class_bytes(class_index) // SLAB_UNIT)
         c.bump += 1
@@ -208,6 +221,7 @@ cdef uint32_t slab_alloc(Slab* s, uint32_t class_index) noexcept nogil:
         list_remove(s, &s.partial[class_index], i)
     s.live_blocks += 1
     s.live_bytes += slab_class_bytes(class_index)
+    kv_show(slab_at(s, slot), slab_class_bytes(class_index))
     return slot
 
 
@@ -222,6 +236,7 @@ cdef void slab_free(Slab* s, uint32_t slot, uint32_t class_index) noexcept nogil
     kv_assert(c.class_index == class_index + 1 and c.live > 0, "freed slot has its class")
     was_full = c.free_head == 0 and c.bump == c.blocks
     (<uint32_t*>slab_at(s, slot))[0] = c.free_head
+    kv_hide(slab_at(s, slot), slab_class_bytes(class_index))
     c.free_head = slot
     c.live -= 1
     s.live_blocks -= 1
@@ -265,7 +280,7 @@ cdef const char* chunk_check(const Slab* s, uint32_t i, const uint8_t* marks) no
         free_blocks += 1
         if free_blocks > c.bump:
             return "reachable-xor-free: a free list has a cycle"
-        slot = (<uint32_t*>slab_at(s, slot))[0]
+        slot = next_free(s, slot)
     if free_blocks + c.live != c.bump or c.bump > c.blocks:
         return "reachable-xor-free: free and live blocks do not add up"
     return NULL
