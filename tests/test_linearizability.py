@@ -87,7 +87,7 @@ def judge(calls: list[Call], counts: Counter[str], seed: int, *, mortal: bool = 
 
 def test_a_crowd_is_explained(place: Place, counts: Counter[str]) -> None:
     """Readers, writers, snapshots and a watch, of eight to sixteen threads."""
-    for seed in seeds(100, 3):
+    for seed in seeds(100, 8):
         workers = random.Random(seed).choice([8, 12, 16])
         db = place.fresh()
         crowd = Crowd(db, seed, workers=workers)
@@ -99,7 +99,7 @@ def test_a_crowd_is_explained(place: Place, counts: Counter[str]) -> None:
 def test_while_space_comes_back(place: Place, counts: Counter[str]) -> None:
     """Compaction close behind, values moved, segments retired beneath the readers."""
     retired = 0
-    for seed in seeds(200, 3):
+    for seed in seeds(200, 6):
         clock = ManualClock()
         db = place.fresh(clock=clock, replay_target=0.002)
         crowd = Crowd(db, seed, workers=8, turns=60, padding=1500, compacting=True, clock=clock)
@@ -114,7 +114,7 @@ def test_while_space_comes_back(place: Place, counts: Counter[str]) -> None:
 def test_while_leases_end(place: Place, counts: Counter[str]) -> None:
     """Keys go with leases that are revoked, or end by themselves."""
     ended = 0
-    for seed in seeds(300, 3):
+    for seed in seeds(300, 8):
         clock = ManualClock()
         db = place.fresh(clock=clock)
         crowd = Crowd(db, seed, workers=10, leases=True, clock=clock)
@@ -132,7 +132,7 @@ def test_while_leases_end(place: Place, counts: Counter[str]) -> None:
 def test_a_close_in_the_middle(place: Place, counts: Counter[str]) -> None:
     """Who comes too late changed nothing; the store goes on where it was, with a second crowd."""
     late = 0
-    for seed in seeds(400, 3):
+    for seed in seeds(400, 8):
         db = place.fresh()
         crowd = Crowd(db, seed, workers=12, closing=100 + seed % 50)
         calls = crowd.run()
@@ -154,7 +154,7 @@ def test_a_close_in_the_middle(place: Place, counts: Counter[str]) -> None:
 def test_a_log_that_fails(kind: str, opened: Opener, ram_dir: Path, counts: Counter[str]) -> None:
     """What was in the failed batch may be there after a reopen, and nothing behind it is."""
     unknown = 0
-    for seed in seeds(500, 6):
+    for seed in seeds(500, 10):
         io = RecordingIo()
         place = Place(opened, ram_dir / "store", "always")
         db = place.fresh(io=io, replay_target=0.0)
@@ -195,7 +195,7 @@ def bytes_or_none(answer: Any) -> Any:
 
 def test_a_mapping_is_explained(place: Place, counts: Counter[str]) -> None:
     """Set, get, pop and setdefault of eight threads: each key by itself, by the general search."""
-    for seed in seeds(600, 3):
+    for seed in seeds(600, 6):
         db = place.fresh()
         clients = [Client(db, who) for who in range(8)]
         with switching(random.Random(seed).choice(INTERVALS)):

@@ -128,7 +128,7 @@ cdef class Snapshot:
         """Let go of what only the snapshot shows. Idempotent."""
         cdef Commit* c = &self.engine.c
         cdef BtSnapshot* snap = NULL
-        cdef Pin pin
+        cdef Pin _pin
         if self.engine.fork_generation != kv_fork_generation():
             return
         kv_mutex_lock_gil(&c.lock)
@@ -138,7 +138,7 @@ cdef class Snapshot:
             self.snap = NULL
             if snap != NULL and not c.closed:
                 bt_release(&c.state.tree, snap)
-        pin = self.pin                       # dropped behind the lock; readers have their own
+        _pin = self.pin                      # dropped behind the lock; readers have their own
         self.pin = None
         kv_mutex_unlock(&c.lock)
         if snap != NULL:
