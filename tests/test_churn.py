@@ -7,7 +7,7 @@
 After rounds that fill every cache the process is measured, and again after more: descriptors,
 threads, ranges of addresses, mapped files of stores: exactly as many; memory: within a bound.
 In a store the same: emptied and compacted its index holds exactly the blocks of a fresh one.
-KVCORE_SOAK_SECONDS: as many rounds as fit in.
+In a soak: as many rounds as fit in.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import machines
 import pytest
+from soak import Soaking
 from together import finish
 
 import kvcore
@@ -248,7 +248,8 @@ def one_round(chance: random.Random, directory: Path, turns: int = 30) -> int:
     return turns
 
 
-def test_the_process_is_as_it_was(ram_dir: Path, counts: Counter[str]) -> None:
+@pytest.mark.soak(weight=2)
+def test_the_process_is_as_it_was(ram_dir: Path, counts: Counter[str], soaking: Soaking) -> None:
     """Descriptors, threads, ranges and mapped files to the last one; memory within a bound."""
     chance = random.Random(5)
     for _ in range(WARM_UP):
@@ -256,9 +257,8 @@ def test_the_process_is_as_it_was(ram_dir: Path, counts: Counter[str]) -> None:
     before = footprint(ram_dir)
     before = settled(ram_dir, before._replace(mapped=before.mapped and 0))
     memory = anonymous_bytes() if before.threads else 0
-    ends = time.monotonic() + float(os.environ.get("KVCORE_SOAK_SECONDS", "0")) / machines.MACHINES
     done = turns = 0
-    while done < ROUNDS or time.monotonic() < ends:
+    for _ in soaking(ROUNDS):
         turns += one_round(chance, ram_dir)
         done += 1
         if done % 25 == 0:

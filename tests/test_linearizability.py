@@ -3,27 +3,25 @@
 
 In memory and on disk, in each sync mode; with compaction, moved values, leases that end, a close in
 the middle, a log that fails. The checker is in linearizability.py, what it finds when something is
-wrong in test_linearizability_checker.py. KVCORE_SOAK_SECONDS makes as many histories as fit in.
+wrong in test_linearizability_checker.py. In a soak they make as many histories as fit in.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import random
 import shutil
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import machines
 import pytest
 from linearizability import Call, Client, check, explained, partition, register
 from linearizability_crowd import INTERVALS, Crowd, switching
 from pairs import Recipe
+from soak import Soaking
 from together import run_all
 
 import kvcore
@@ -35,16 +33,6 @@ SMALL: dict[str, Any] = {"segment_bytes": 65536, "max_request_bytes": 16384, "or
 MODES = ["memory", "always", "interval", "off"]
 Opener = Callable[..., kvcore.Store]
 pytestmark = pytest.mark.usefixtures("nothing_hangs")
-
-
-def seeds(first: int, number: int) -> Iterator[int]:
-    """So many, and in a soak as many as fit into this test's share of the time."""
-    share = float(os.environ.get("KVCORE_SOAK_SECONDS", "0")) / machines.MACHINES
-    ends = time.monotonic() + share
-    seed = first
-    while seed < first + number or time.monotonic() < ends:
-        yield seed
-        seed += 1
 
 
 class Place:
@@ -85,9 +73,10 @@ def judge(calls: list[Call], counts: Counter[str], seed: int, *, mortal: bool = 
     counts["linearizability: operations"] += len(calls)
 
 
-def test_a_crowd_is_explained(place: Place, counts: Counter[str]) -> None:
+@pytest.mark.soak(weight=0.5)
+def test_a_crowd_is_explained(place: Place, counts: Counter[str], soaking: Soaking) -> None:
     """Readers, writers, snapshots and a watch, of eight to sixteen threads."""
-    for seed in seeds(100, 8):
+    for seed in (100 + n for n in soaking(8)):
         workers = random.Random(seed).choice([8, 12, 16])
         db = place.fresh()
         crowd = Crowd(db, seed, workers=workers)
@@ -96,10 +85,11 @@ def test_a_crowd_is_explained(place: Place, counts: Counter[str]) -> None:
         db.close()
 
 
-def test_while_space_comes_back(place: Place, counts: Counter[str]) -> None:
+@pytest.mark.soak(weight=0.5)
+def test_while_space_comes_back(place: Place, counts: Counter[str], soaking: Soaking) -> None:
     """Compaction close behind, values moved, segments retired beneath the readers."""
     retired = 0
-    for seed in seeds(200, 6):
+    for seed in (200 + n for n in soaking(6)):
         clock = ManualClock()
         db = place.fresh(clock=clock, replay_target=0.002)
         crowd = Crowd(db, seed, workers=8, turns=60, padding=1500, compacting=True, clock=clock)
@@ -111,10 +101,11 @@ def test_while_space_comes_back(place: Place, counts: Counter[str]) -> None:
     assert retired > 0
 
 
-def test_while_leases_end(place: Place, counts: Counter[str]) -> None:
+@pytest.mark.soak(weight=0.5)
+def test_while_leases_end(place: Place, counts: Counter[str], soaking: Soaking) -> None:
     """Keys go with leases that are revoked, or end by themselves."""
     ended = 0
-    for seed in seeds(300, 8):
+    for seed in (300 + n for n in soaking(8)):
         clock = ManualClock()
         db = place.fresh(clock=clock)
         crowd = Crowd(db, seed, workers=10, leases=True, clock=clock)
@@ -129,10 +120,11 @@ def test_while_leases_end(place: Place, counts: Counter[str]) -> None:
     assert ended > 0
 
 
-def test_a_close_in_the_middle(place: Place, counts: Counter[str]) -> None:
+@pytest.mark.soak(weight=0.5)
+def test_a_close_in_the_middle(place: Place, counts: Counter[str], soaking: Soaking) -> None:
     """Who comes too late changed nothing; the store goes on where it was, with a second crowd."""
     late = 0
-    for seed in seeds(400, 8):
+    for seed in (400 + n for n in soaking(8)):
         db = place.fresh()
         crowd = Crowd(db, seed, workers=12, closing=100 + seed % 50)
         calls = crowd.run()
@@ -150,11 +142,13 @@ def test_a_close_in_the_middle(place: Place, counts: Counter[str]) -> None:
     assert late > 0
 
 
+@pytest.mark.soak(weight=0.5)
 @pytest.mark.parametrize("kind", ["write", "sync"])
-def test_a_log_that_fails(kind: str, opened: Opener, ram_dir: Path, counts: Counter[str]) -> None:
+def test_a_log_that_fails(kind: str, opened: Opener, ram_dir: Path, counts: Counter[str],
+                          soaking: Soaking) -> None:
     """What was in the failed batch may be there after a reopen, and nothing behind it is."""
     unknown = 0
-    for seed in seeds(500, 10):
+    for seed in (500 + n for n in soaking(10)):
         io = RecordingIo()
         place = Place(opened, ram_dir / "store", "always")
         db = place.fresh(io=io, replay_target=0.0)
@@ -193,9 +187,10 @@ def bytes_or_none(answer: Any) -> Any:
     return answer
 
 
-def test_a_mapping_is_explained(place: Place, counts: Counter[str]) -> None:
+@pytest.mark.soak(weight=0.5)
+def test_a_mapping_is_explained(place: Place, counts: Counter[str], soaking: Soaking) -> None:
     """Set, get, pop and setdefault of eight threads: each key by itself, by the general search."""
-    for seed in seeds(600, 6):
+    for seed in (600 + n for n in soaking(6)):
         db = place.fresh()
         clients = [Client(db, who) for who in range(8)]
         with switching(random.Random(seed).choice(INTERVALS)):
