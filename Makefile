@@ -13,11 +13,12 @@ PEERS   := 'lmdb>=1.4' 'rocksdict>=0.3.23' 'plyvel>=1.5'
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md $(wildcard examples/*) \
            $(shell find src/kvcore -name '*.py' -o -name '*.py[ix]' -o -name '*.pxd' -o -name '*.h')
 # What the sanitizers run: everything but what only measures, and what reads sources.
-# (A sanitizer keeps freed memory for a while: the test that compares resident sizes cannot hold.)
+# (A sanitizer keeps freed memory for a while: tests that compare resident sizes cannot hold.)
 # The thread sanitizer itself complains in children of fork, on their standard error.
 FORKS := $(addprefix --deselect=tests/test_watch_edges.py::test_use_after_fork,[memory] [durable])
 SANITIZED ?= tests --ignore=tests/meta --ignore=tests/test_demo.py --ignore=tests/test_cli.py \
-             --deselect tests/test_store.py::test_errors_leak_nothing
+             --deselect tests/test_store.py::test_errors_leak_nothing \
+             --deselect tests/test_churn.py::test_the_process_is_as_it_was
 
 # What valgrind runs, some fifty times slower: the tests of the core's own parts.
 # (Not the one whose forked child polls: valgrind runs one thread at a time.)

@@ -344,7 +344,7 @@ def test_a_store_is_as_it_was(order: int, open_store: Callable[..., kvcore.Store
         counts["churn: turns"] += 60
 
 
-# --- what holds a segment, and must not ------------------------------------------------------------
+# --- what holds a segment, and must not -----------------------------------------------------------
 
 
 def pinned_behind(db: kvcore.Store, clock: ManualClock) -> int:

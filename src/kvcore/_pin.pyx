@@ -12,7 +12,8 @@ that watches share) is forgotten then.
 Without a GIL nobody can tell a Pin that only waits from one in use, nor take a reference to it that
 another is about to drop: then each reader has one of its own.
 
-Thread safety: Pins: the GIL, or nothing is shared.  Ownership: a Pin owns its log, and one pin of its epoch.
+Thread safety: Pins: the GIL, or nothing is shared.  Ownership: a Pin owns its log, and one pin of
+its epoch.
 May not know: what is read.
 """
 
