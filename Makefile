@@ -31,7 +31,7 @@ VALGRINDED ?= $(LEAN) --deselect \
 build_tree = $(BIN)/python setup.py -q build --build-base build/$(1) --build-lib build/$(1)/lib
 runtime    = $(shell gcc -print-file-name=lib$(1).so)
 
-.PHONY: help demo test check bench bench-peers soak fuzz asan leaks tsan valgrind wheel clean
+.PHONY: help demo test check bench bench-peers soak fuzz mutants asan leaks tsan valgrind wheel clean
 .DELETE_ON_ERROR:
 
 help:                      ## this list
@@ -59,6 +59,9 @@ bench-peers: $(VENV)/.installed $(VENV)/.peers  ## kvcore beside other stores an
 
 soak: build/verify/.built  ## machines, crash images, kills, ... for SECONDS=n seconds more; prints what was reached
 	KVCORE_SOAK_SECONDS=$(SECONDS) PYTHONPATH=build/verify/lib $(PYTEST) tests -m soak $(ARGS)
+
+mutants: $(VENV)/.tools    ## planted bugs: each must fail a test; half an hour, ARGS="--only NAME"
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 fuzz: build/fuzz/.built    ## the decoders with changed inputs, SECONDS=n each; TARGET="log commands"
 	LD_PRELOAD=$(CURDIR)/build/fuzz/coverage.so PYTHONPATH=build/fuzz/lib \

@@ -42,8 +42,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or (
 
 @pytest.fixture
 def ram_dir() -> Iterator[Path]:
-    """An empty directory, on a RAM disk where there is one."""
-    base = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    """An empty directory, on a RAM disk where there is one, or below KVCORE_RAM_DIR."""
+    base = os.environ.get("KVCORE_RAM_DIR") or ("/dev/shm" if os.path.isdir("/dev/shm") else None)
     directory = Path(tempfile.mkdtemp(prefix="kvcore-test-", dir=base))
     yield directory
     shutil.rmtree(directory)

@@ -286,6 +286,19 @@ def test_item_11_compare_on_a_missing_key(side: Side) -> None:
         assert verdicts == [True, False, True, True, False, False]
 
 
+def test_item_11_compare_on_a_deleted_key(side: Side) -> None:
+    """A deleted key is a missing one, whatever its deletion was."""
+    db, api = side
+    db.put(b"x", b"1")
+    db.delete(b"x")
+    compare = api.Compare
+    for what in (compare.version(b"x"), compare.create_revision(b"x"), compare.mod_revision(b"x"),
+                 compare.lease(b"x"), compare.mod_revision(b"x", b"y")):
+        assert [db.txn([c]).succeeded for c in (what == 0, what > 0)] == [True, False]
+    for value in (compare.value(b"x") == b"", compare.value(b"x") != b"1"):
+        assert not db.txn([value]).succeeded
+
+
 def test_item_11_compare_on_a_range(side: Side) -> None:
     """Every live key of the range must satisfy it; an empty range is a missing key."""
     db, api = side

@@ -594,6 +594,36 @@ def test_keepalive_when_its_time_is_over(timed: Timed) -> None:
     assert (lease.keepalive(), ids(timed.db), timed.db.get(b"a")) == (0, [], None)
 
 
+def test_one_of_those_due_is_revoked_first(opened: Opener, ram_dir: Path) -> None:
+    """Of leases that end together some are revoked while their end is on its way: all end."""
+    clock = ManualClock()
+    db = opened(ram_dir / "db", clock=clock, maintenance=False)
+    for n in range(20):
+        leases = [db.lease(5) for _ in range(60)]
+        for lease in leases:
+            db.put(b"%d" % lease.id, lease=lease.id)
+        clock.advance(6)
+        begun = threading.Event()
+
+        def revoke(leases: Any = leases, begun: Any = begun) -> None:
+            for lease in leases[:40]:
+                begun.set()
+                try:
+                    lease.revoke()
+                except kvcore.LeaseNotFoundError:
+                    return
+
+        def expire(begun: Any = begun) -> None:
+            begun.wait()
+            finish(db)
+
+        run_all(revoke, expire)
+        assert (n, ids(db), db.range(count_only=True).count) == (n, [], 0)
+    revision = db.revision
+    db.close()
+    assert opened(ram_dir / "db", clock=clock, maintenance=False).revision == revision
+
+
 def test_revoked_out_of_the_middle(timed: Timed) -> None:
     """One taken out of the middle leaves the others in their order."""
     leases = {ttl: timed.db.lease(ttl) for ttl in (2, 10, 3, 20, 30, 4, 5)}

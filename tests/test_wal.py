@@ -306,10 +306,16 @@ def test_unused_and_unfinished_files_are_removed(tmp_path: Path) -> None:
         "FORMAT", "LOCK", "wal-0000000000000001.seg"]
 
 
-def test_lost_write_behind_a_seal_makes_no_clean_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recycled", [False, True])
+def test_lost_write_behind_a_seal_makes_no_clean_end(tmp_path: Path, recycled: bool) -> None:
     # An unsynced batch whose predecessor was lost must not become valid again behind a new one.
     directory = tmp_path / "log"
     written(directory, [b"one"], seal=True)
+    if recycled:                             # what is not zero behind the end proves nothing there
+        raw = bytearray(segment(directory, 1).read_bytes())
+        raw[44] = 1
+        raw[8:12] = crc32c(bytes(raw[12:64])).to_bytes(4, "little")
+        segment(directory, 1).write_bytes(raw)
     wal = opened(directory, sync="off")
     wal.append(b"lost")
     wal.append(b"ghost")

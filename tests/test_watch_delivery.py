@@ -243,6 +243,17 @@ def test_prev_kv_and_compaction(db: kvcore.Store) -> None:
     assert [e.prev_kv and e.prev_kv.value for e in events] == [None, b"5", b"6"]
 
 
+def test_prev_kv_of_a_long_batch(db: kvcore.Store) -> None:
+    """They are looked up a few at a time: each event has its own."""
+    keys = [b"k%03d" % i for i in range(300)]
+    db.put_many([(key, key + b"/old") for key in keys])
+    live, old = db.watch(prev_kv=True), db.watch(start_revision=302, prev_kv=True)
+    db.put_many([(key, b"new") for key in keys])
+    for watch in (live, old):
+        batch = watch.get_batch(limit=1000)
+        assert [event.prev_kv.value for event in batch] == [key + b"/old" for key in keys]
+
+
 def test_prev_kv_read_before_it_is_compacted(db: kvcore.Store) -> None:
     """An event that was taken keeps its pair whatever is compacted behind it."""
     watch = db.watch(prev_kv=True)
@@ -289,6 +300,16 @@ def test_start_at_the_compaction(db: kvcore.Store) -> None:
     db.delete(b"a")
     db.compact(4, physical=True)
     assert drained(db.watch(start_revision=4)) == [(4, [("DELETE", b"a", b"")])]
+
+
+def test_start_at_the_compaction_behind_its_sweep(db: kvcore.Store) -> None:
+    """What was swept is not told, though its memory holds other changes by now."""
+    for i in range(2, 40):
+        db.put(b"k", b"%d" % i)
+    db.compact(30, physical=True)
+    for i in range(90):
+        db.put(b"other%d" % (i % 3), b"")
+    assert revisions(db.watch(b"k", start_revision=30)) == list(range(30, 40))
 
 
 def test_negative_start(db: kvcore.Store) -> None:
