@@ -185,6 +185,24 @@ class TestLife:
         assert t.stats().live_blocks == 0
         t._check()
 
+    def test_the_older_of_two_snapshots_keeps_what_it_shows(self):
+        t = filled(5, 300)
+        older = t.snapshot()
+        before = [(e.key, e.mod_revision) for e in older.range_query(b"/")]
+        newer = t.snapshot()
+        for i in range(300):
+            t.insert(b"/k/%04d" % i, 1000 + i)
+        newer.close()
+        for i in range(300):
+            t.insert(b"/m/%04d" % i, 2000 + i)
+        t._check()
+        assert [(e.key, e.mod_revision) for e in older.range_query(b"/")] == before
+        older.close()
+        while t.compact_step(100):
+            pass
+        assert t.stats().dead_blocks == 0
+        t._check()
+
     def test_writes_work_off_released_snapshots(self):
         t = filled(32, 30000)
         s = t.snapshot()

@@ -4,7 +4,7 @@
     python -m tests.mutants [--only NAME ...] [--list] [--json] [--tree DIR]
 
 Exit codes: 0 every mutant was caught, 1 one survived, 2 usage, or the list does not fit the
-sources, or a named test fails without a bug, 130 after Ctrl-C.
+sources, or a named test fails without a bug, 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .mutant import ROOT, Mutant, misfits
 from .table import MUTANTS
 from .tree import Tree, TreeError
 
-CAUGHT, SURVIVED, WRONG, INTERRUPTED = 0, 1, 2, 130
+CAUGHT, SURVIVED, WRONG, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 ALL_SECONDS = 1800               # the named tests, without a bug
 PLAIN_WIDTH = 120
 
@@ -180,7 +180,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.list:
         print_list(chosen, args.json)
         return CAUGHT
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is planted is taken out
     try:
         verdicts = run(args.tree, chosen)
     except (TreeError, ListError) as error:
@@ -199,7 +198,7 @@ def run(path: Path, chosen: Sequence[Mutant]) -> list[Verdict]:
         raise ListError("\n".join(wrong))
     console = Console(stderr=True, highlight=False)
     verdicts = []
-    with Tree(path) as tree, console.status("") as status:
+    with _ended_by_sigterm(), Tree(path) as tree, console.status("") as status:
         status.update("building the sources as they are")
         tree.build()
         status.update("running the named tests without a bug")
@@ -212,6 +211,16 @@ def run(path: Path, chosen: Sequence[Mutant]) -> list[Verdict]:
             elif not console.is_terminal:
                 console.print(f"{mutant.name}: {verdicts[-1].by}", soft_wrap=True)
     return verdicts
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """So that what is planted is taken out, and no test goes on."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def print_list(chosen: Sequence[Mutant], as_json: bool) -> None:

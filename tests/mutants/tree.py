@@ -118,6 +118,8 @@ def _module(path: Path) -> str:
 
 def _copy(source: Path, target: Path) -> None:
     """Brings `target` up to date. What is copied is younger than anything built."""
+    if target.is_symlink():
+        target.unlink()
     if source.is_dir():
         target.mkdir(exist_ok=True)
         names = {path.name for path in source.iterdir()
