@@ -185,6 +185,17 @@ class TestLife:
         assert t.stats().live_blocks == 0
         t._check()
 
+    def test_counts_follow_deletions_and_returns(self):
+        t = filled(5, 300)
+        for i in range(0, 300, 2):
+            t.delete(b"/k/%04d" % i, 1000 + i)
+        for i in range(0, 300, 4):
+            t.insert(b"/k/%04d" % i, 2000 + i)
+        for first in range(0, 300, 20):
+            assert t.count(b"/k/%04d" % first, b"/k/%04d" % (first + 20)) == 15
+        assert t.count(b"/k/") == len(t) == 225
+        t._check()
+
     def test_the_older_of_two_snapshots_keeps_what_it_shows(self):
         t = filled(5, 300)
         older = t.snapshot()

@@ -189,57 +189,6 @@ def test_the_older_checkpoint_is_enough_at_any_time(opened: Opener, ram_dir: Pat
     assert timed.db.status().retired_segments > 5 and len(seen) > 14
 
 
-def test_a_checkpoint_behind_moves_has_them(opened: Opener, ram_dir: Path) -> None:
-    """An open from it replays the seal alone."""
-    timed = Timed(opened, path=ram_dir / "db")
-    timed.put([(key, b"k" * 150) for key in KEPT])
-    for n in range(60):
-        timed.put([(key, b"%03d" % n * 300) for key in CHURN])
-        timed.put([(KEPT[n], b"%03d" % n * 50)])
-        timed.db.compact(timed.db.revision)
-        moved = timed.db.status().moved_bytes
-        timed.work()
-        if timed.db.status().moved_bytes > moved > 0:
-            break
-    assert timed.db.status().moved_bytes > moved > 0
-    timed.db.checkpoint()
-    timed.db.close()
-    timed.db = opened(ram_dir / "db", **SMALL, clock=timed.clock)
-    assert timed.db.recovery.batches == 1
-    timed.same()
-
-
-def test_what_comes_into_a_segment_counted_empty(opened: Opener, ram_dir: Path) -> None:
-    """The segment being written may hold nothing when it is counted, and much when that ends."""
-    timed = Timed(opened, path=ram_dir / "db", replay_target=1e-9)
-    db = timed.db
-    db.put(b"/gone", b"g" * 1000)
-    db.delete(b"/gone")
-    db.compact(db.revision, physical=True)
-    db.checkpoint()
-    number = db.checkpoint()
-    db.delete(b"/none")                      # a command, so that the next one is due
-    db.step()
-    timed.put([(key, b"k" * 1000) for key in KEPT])
-    assert db.status().checkpoint_number == number and db.status().segments > 1
-    timed.work()
-    assert db.status().checkpoint_number > number
-    timed.same()
-
-
-def test_files_of_retired_segments_do_not_pile_up(opened: Opener, ram_dir: Path) -> None:
-    """What was kept to be written again when a store was closed is not left behind."""
-    timed = Timed(opened, path=ram_dir / "db")
-    for _ in range(6):
-        timed.churn(12)
-        timed.db.close()
-        timed.db = opened(ram_dir / "db", **SMALL, clock=timed.clock)
-        timed.work()
-        kept = len(segments(timed.db)) - timed.db.status().segments
-        assert kept <= 3                     # the next one, and two to be written again
-    timed.same()
-
-
 def test_files_are_written_again(opened: Opener, ram_dir: Path) -> None:
     """A retired file becomes a later segment, unless it has another name."""
     timed = Timed(opened, path=ram_dir / "db")

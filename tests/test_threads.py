@@ -127,6 +127,14 @@ def test_one_key(open_store: Opener) -> None:
     assert (kv.value, kv.version, kv.mod_revision) == (b"400", 401, 402)
 
 
+def test_all_of_a_batch_return(open_store: Opener) -> None:
+    """Callers whose writes shared a sync are woken two at a time, and wake each other."""
+    db = open_store(**SMALL)
+    for n in range(30):
+        run_all(*[lambda i=i, n=n: db.put(b"%d" % i, b"%d" % n) for i in range(16)])
+    assert db.revision == 1 + 30 * 16
+
+
 def test_put_many_side_by_side(open_store: Opener) -> None:
     """A chunk's revisions are consecutive, whatever the others do."""
     db = open_store(**SMALL)

@@ -60,7 +60,7 @@ INDEX = (
         file="_tree_write.pyx",
         old="        add_counts(t, path, path.levels - 1, delta)\n",
         new="",
-        tests=("test_btree.py::TestLife::test_snapshot_outlives_compaction_and_deletion",),
+        tests=("test_btree.py::TestLife::test_counts_follow_deletions_and_returns",),
     ),
     Mutant(
         name="page_of_one_more",

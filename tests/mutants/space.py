@@ -14,13 +14,13 @@ SPACE = (
     ),
     Mutant(
         name="moves_not_replayed",
-        loses="Behind a crash, values are looked for in segments that are gone.",
+        loses="Each open undoes what was moved: it is moved again and again, and space comes back "
+              "late.",
         file="_startup.pyx",
         old="        return moves_apply(&c.state.tree, payload, b.len, payload_pos, "
             "&c.space.moved_values)",
         new="        return KV_OK",
-        tests=("test_space.py::test_reopened_after_moves",
-               "test_space_crash.py::test_images_of_moving[0-always]"),
+        tests=("test_space_moves.py::test_an_open_moves_what_was_moved",),
     ),
     Mutant(
         name="moves_not_dirty",
@@ -36,7 +36,7 @@ SPACE = (
         file="_space.pyx",
         old="if seg == NULL or table[i].seq >= last:",
         new="if seg == NULL:",
-        tests=("test_space.py::test_what_comes_into_a_segment_counted_empty",),
+        tests=("test_space_moves.py::test_what_comes_into_a_segment_counted_empty",),
     ),
     Mutant(
         name="retired_after_one_checkpoint",
@@ -62,7 +62,7 @@ SPACE = (
         file="_space.pyx",
         old="        c.replay_from = c.wal.next_pos\n",
         new="",
-        tests=("test_space.py::test_a_checkpoint_behind_moves_has_them",),
+        tests=("test_space_moves.py::test_a_checkpoint_behind_moves_has_them",),
     ),
     Mutant(
         name="checkpoint_while_moving",
@@ -87,8 +87,7 @@ SPACE = (
         file="_segment_table.pyx",
         old="    _drain_idle(w)\n    s = w.drained",
         new="    s = w.drained",
-        tests=("test_space.py::test_space_stays_flat",
-               "test_space.py::test_a_value_that_was_read_keeps_nothing"),
+        tests=("test_space.py::test_a_value_that_was_read_keeps_nothing",),
     ),
     Mutant(
         name="read_value_keeps_its_pin",
@@ -120,7 +119,7 @@ SPACE = (
         file="_watch.pyx",
         old="if self.w.held_rows and self.history_epoch != self.c.wal.epoch_number:",
         new="if False:",
-        tests=("test_space.py::test_a_watch_reads_history_while_segments_go",),
+        tests=("test_space_moves.py::test_a_watch_reads_history_that_was_moved",),
     ),
     Mutant(
         name="cache_holds_nothing",
@@ -153,7 +152,7 @@ SPACE = (
         file="_recovery.pyx",
         old="                self._spare(seq, opened.pop(seq))\n",
         new="                pass\n",
-        tests=("test_space.py::test_files_of_retired_segments_do_not_pile_up",),
+        tests=("test_space_moves.py::test_files_of_retired_segments_do_not_pile_up",),
     ),
     Mutant(
         name="forgets_at_half_the_age",
@@ -164,12 +163,28 @@ SPACE = (
         tests=("test_space.py::test_history_by_age",),
     ),
     Mutant(
+        name="forgets_one_too_many",
+        loses="Of the revisions that history promises to keep the oldest is compacted.",
+        file="_retention.pyx",
+        old="    return revision - k.revisions\n",
+        new="    return revision - k.revisions + 1\n",
+        tests=("test_space.py::test_history_by_number",),
+    ),
+    Mutant(
         name="no_reserve_at_the_quota",
         loses="A store at its quota has no room left for the deletes that would empty it.",
         file="_commit.pyx",
         old="used + RESERVED_SEGMENTS * w.segment_bytes > c.quota",
         new="used > c.quota",
         tests=("test_space.py::test_quota",),
+    ),
+    Mutant(
+        name="backup_named_before_it_is_synced",
+        loses="A power failure leaves a backup under its name with files missing.",
+        file="backup.py",
+        old="        sync_dir(self.io, self.part)\n        still()\n",
+        new="        still()\n",
+        tests=("test_backup.py::test_power_loss",),
     ),
     Mutant(
         name="backup_not_pinned",

@@ -18,7 +18,7 @@ WATCH = (
         file="_watchers.pyx",
         old="if t.end.ptr == NULL or compare_keys(t.end, key) > 0:",
         new="if t.end.ptr == NULL or compare_keys(t.end, key) >= 0:",
-        tests=("test_watch.py::test_spans",),
+        tests=("test_watch.py::test_many_spans_side_by_side",),
     ),
     Mutant(
         name="filter_of_the_other_kind",
