@@ -129,10 +129,11 @@ def test_one_key(open_store: Opener) -> None:
 
 def test_all_of_a_batch_return(open_store: Opener) -> None:
     """Callers whose writes shared a sync are woken two at a time, and wake each other."""
-    db = open_store(**SMALL)
-    for n in range(30):
-        run_all(*[lambda i=i, n=n: db.put(b"%d" % i, b"%d" % n) for i in range(16)])
-    assert db.revision == 1 + 30 * 16
+    db = open_store()
+    value = b"v" * 100_000                   # so that writing takes longer than to come to it
+    for _ in range(20):
+        run_all(*[lambda i=i: db.put(b"%d" % i, value) for i in range(16)])
+    assert db.revision == 1 + 20 * 16
 
 
 def test_put_many_side_by_side(open_store: Opener) -> None:

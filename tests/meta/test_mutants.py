@@ -47,14 +47,16 @@ def test_names_of_tests() -> None:
 
 
 @pytest.mark.parametrize(("code", "output", "caught"), [
-    (0, "tests/test_a.py::test_b PASSED", (False, "")),
-    (1, "FAILED tests/test_a.py::test_b[c] - assert 0", (True, "test_a.py::test_b[c]")),
-    (-6, "tests/test_a.py::test_b ", (True, "test_a.py::test_b (SIGABRT)")),
-    (None, "tests/test_a.py::test_b ", (True, "test_a.py::test_b (hangs: more than 180 s)")),
+    (0, "tests/test_a.py::test_b PASSED", (False, "", "")),
+    (1, "FAILED tests/test_a.py::test_b[c] - assert 0", (True, "test_a.py::test_b[c]", "assert 0")),
+    (1, "ERROR tests/test_a.py::test_b", (True, "test_a.py::test_b", "")),
+    (-6, "tests/test_a.py::test_b ", (True, "test_a.py::test_b", "SIGABRT")),
+    (None, "tests/test_a.py::test_b ", (True, "test_a.py::test_b", "hangs: more than 180 s")),
     (1, "tests/test_a.py::test_b \nTimeout (0:02:00)!\n",
-     (True, "test_a.py::test_b (hangs: the test's own limit)")),
+     (True, "test_a.py::test_b", "hangs: the test's own limit")),
 ])
-def test_what_counts_as_caught(code: int | None, output: str, caught: tuple[bool, str]) -> None:
+def test_what_counts_as_caught(code: int | None, output: str,
+                               caught: tuple[bool, str, str]) -> None:
     assert _caught(MUTANTS[0], Outcome(code, output)) == caught
 
 
@@ -128,7 +130,7 @@ def test_a_copy_is_younger_than_what_was_built(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("caught", "code"), [([True, True], 0), ([True, False], 1)])
 def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: Any, caught: list[bool],
                     code: int) -> None:
-    verdicts = [Verdict(f"m{i}", ok, "test" if ok else "", 1, 2) for i, ok in enumerate(caught)]
+    verdicts = [Verdict(f"m{i}", ok, "test" if ok else "", "", 1, 2) for i, ok in enumerate(caught)]
     monkeypatch.setattr(run, "run", lambda path, chosen: verdicts)
     assert main([]) == code
     assert ("SURVIVED" in capsys.readouterr().out) == (code == 1)

@@ -45,7 +45,9 @@ class Verdict:
     name: str
     caught: bool
     by: str
-    """The test that failed, and how when it did not just fail; "" when none did."""
+    """The test that failed; "" when none did."""
+    how: str
+    """What it says, or that it hangs, or the signal that ended it."""
     build_seconds: float
     test_seconds: float
 
@@ -63,9 +65,9 @@ class Outcome:
     code: int | None
     output: str
 
-    def failed(self) -> list[str]:
-        """The tests it says have failed."""
-        return re.findall(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", self.output, re.M)
+    def failed(self) -> list[tuple[str, str]]:
+        """The tests it says have failed, and what they say."""
+        return re.findall(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)(?: - (.*))?", self.output, re.M)
 
     def last(self) -> str:
         """The test it was at when it ended."""
@@ -124,18 +126,18 @@ def judge(tree: Tree, mutant: Mutant) -> Verdict:
                        round(time.monotonic() - built, 1))
 
 
-def _caught(mutant: Mutant, outcome: Outcome) -> tuple[bool, str]:
+def _caught(mutant: Mutant, outcome: Outcome) -> tuple[bool, str, str]:
     failed = outcome.failed()
     if outcome.code is None:
-        return True, f"{outcome.last()} (hangs: more than {mutant.seconds} s)"
+        return True, outcome.last(), f"hangs: more than {mutant.seconds} s"
     if outcome.code == 0:
-        return False, ""
+        return False, "", ""
     if outcome.code < 0:
-        return True, f"{outcome.last()} ({signal.Signals(-outcome.code).name})"
-    if outcome.code == 1 and failed and "::" in failed[0]:
-        return True, failed[0]
+        return True, outcome.last(), signal.Signals(-outcome.code).name
+    if outcome.code == 1 and failed and "::" in failed[0][0]:
+        return True, *failed[0]
     if outcome.code == 1 and "Timeout (" in outcome.output:
-        return True, f"{outcome.last()} (hangs: the test's own limit)"
+        return True, outcome.last(), "hangs: the test's own limit"
     raise ListError(f"{mutant.name}: pytest ended with {outcome.code}, which is no failed test:\n"
                     + outcome.output[-3000:])
 
@@ -146,7 +148,7 @@ def without_a_bug(tree: Tree, mutants: Sequence[Mutant]) -> None:
     outcome = pytest(tree, tests, ALL_SECONDS)
     if outcome.code != 0:
         raise ListError("without a bug these fail: "
-                        f"{', '.join(outcome.failed()) or outcome.last()}\n"
+                        f"{', '.join(name for name, _ in outcome.failed()) or outcome.last()}\n"
                         f"{outcome.output[-3000:]}")
 
 
@@ -207,9 +209,11 @@ def run(path: Path, chosen: Sequence[Mutant]) -> list[Verdict]:
             status.update(f"{number} of {len(chosen)}: {mutant.name}")
             verdicts.append(judge(tree, mutant))
             if not verdicts[-1].caught:
-                console.print(f"{mutant.name} SURVIVED: {mutant.loses}", soft_wrap=True)
+                console.print(f"{mutant.name} SURVIVED: {mutant.loses}", soft_wrap=True,
+                              markup=False)
             elif not console.is_terminal:
-                console.print(f"{mutant.name}: {verdicts[-1].by}", soft_wrap=True)
+                console.print(f"{mutant.name}: {verdicts[-1].by} - {verdicts[-1].how}",
+                              soft_wrap=True, markup=False)
     return verdicts
 
 
@@ -236,11 +240,18 @@ def print_verdicts(verdicts: Sequence[Verdict], as_json: bool) -> None:
         print(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
         return
     print_table(("mutant", "caught by", "build s", "tests s"),
-                [(v.name, v.by or "SURVIVED", f"{v.build_seconds:.0f}", f"{v.test_seconds:.0f}")
+                [(v.name, _by(v), f"{v.build_seconds:.0f}", f"{v.test_seconds:.0f}")
                  for v in verdicts])
     caught = sum(verdict.caught for verdict in verdicts)
     print(f"{caught} of {len(verdicts)} caught, "
           f"{sum(v.build_seconds + v.test_seconds for v in verdicts):.0f} s")
+
+
+def _by(v: Verdict) -> str:
+    """Its line in the table; what a test that just failed says is in the JSON."""
+    if not v.caught:
+        return "SURVIVED"
+    return f"{v.by} ({v.how})" if v.how.startswith(("hangs", "SIG")) else v.by
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
