@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 from mutants import MUTANTS, Mutant, run
-from mutants.mutant import is_test, misfits
+from mutants.mutant import ROOT, is_test, misfits
 from mutants.run import Outcome, Verdict, _caught, main
 from mutants.tree import Tree, TreeError, _copy
 
@@ -36,6 +38,14 @@ def test_names_are_names() -> None:
 ])
 def test_a_misfit_is_seen(wrong: dict[str, object]) -> None:
     assert misfits(replace(MUTANTS[0], **wrong))  # type: ignore[arg-type]
+
+
+def test_their_tests_are_collected() -> None:
+    """With the parameters that are named."""
+    nodes = sorted({f"tests/{test}" for mutant in MUTANTS for test in mutant.tests})
+    done = subprocess.run([sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p",
+                           "no:cacheprovider", *nodes], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_names_of_tests() -> None:

@@ -78,7 +78,7 @@ COMMIT = (
         old="b.durable_upto = w.durable_pos",
         new="b.durable_upto = w.written_pos",
         tests=("test_crash_images.py::test_systematic_images[off]",
-               "test_crash_images.py::test_random_images[0-off]"),
+               "test_crash_images.py::test_random_images[off]"),
     ),
     Mutant(
         name="failed_sync_forgotten",
@@ -157,7 +157,7 @@ COMMIT = (
         old="if rc == KV_OK and kv_load_int(&c.dirty):",
         new="if rc == KV_OK and False:",
         tests=("test_crash_images.py::test_systematic_images[off]",
-               "test_crash_images.py::test_random_images[0-off]"),
+               "test_crash_images.py::test_random_images[off]"),
     ),
     Mutant(
         name="checkpoint_not_synced",
@@ -165,7 +165,7 @@ COMMIT = (
         file="_checkpoint.pyx",
         old="    if w.io.sync(w.io.ctx, w.handle) < 0:\n        return KV_IO\n    w.off = CK",
         new="    w.off = CK",
-        tests=("test_crash_images.py::test_random_images[0-always]",),
+        tests=("test_crash_images.py::test_random_images[always]",),
     ),
     Mutant(
         name="keys_forget_their_lease",

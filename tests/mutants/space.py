@@ -144,7 +144,7 @@ SPACE = (
         old="    rc = io.rename(io.ctx, path, tmp)\n    if rc == 0:\n"
             "        rc = io.sync_dir(io.ctx, directory)\n",
         new="    rc = io.rename(io.ctx, path, tmp)\n",
-        tests=("test_space_crash.py::test_images_of_moving[0-always]",),
+        tests=("test_space_crash.py::test_images_of_moving[always]",),
     ),
     Mutant(
         name="unlisted_file_stays",
