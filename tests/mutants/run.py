@@ -81,7 +81,8 @@ def pytest(tree: Tree, tests: Sequence[str], seconds: float, *options: str) -> O
     tree.scratch.mkdir()
     with _ram_dir() as ram:
         env = {**os.environ, "PYTHONPATH": str(tree.lib), "KVCORE_RAM_DIR": str(ram),
-               "TMPDIR": str(tree.scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+               "TMPDIR": str(tree.scratch), "PYTHONDONTWRITEBYTECODE": "1",
+               "COLUMNS": "300"}             # so that a message is told whole
         command = [sys.executable, "-m", "pytest", "-vv", "--tb=short", "-p", "no:cacheprovider",
                    "--hypothesis-seed=0", *options, *(f"tests/{test}" for test in tests)]
         with open(tree.scratch / "output", "w+b") as output:
