@@ -96,15 +96,6 @@ WATCH = (
         tests=("test_watch_faults.py::test_given_back_during_a_pass",),
     ),
     Mutant(
-        name="given_back_forwards",
-        loses="Of two readers that could not hand out what they took, only the later one's is "
-              "delivered again.",
-        file="_watch.pyx",
-        old=" and mod < self.w.next_rev:",
-        new=":",
-        tests=("test_watch_faults.py::test_given_back_during_a_pass",),
-    ),
-    Mutant(
         name="gone_watch_stays_in_a_list",
         loses="A watch that was dropped while its progress was awaited is written to.",
         file="_watchers.pyx",
