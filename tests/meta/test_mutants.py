@@ -45,7 +45,7 @@ def test_their_tests_are_collected() -> None:
     nodes = sorted({f"tests/{test}" for mutant in MUTANTS for test in mutant.tests})
     done = subprocess.run([sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p",
                            "no:cacheprovider", *nodes], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def test_names_of_tests() -> None:

@@ -86,8 +86,7 @@ COMMIT = (
         file="_wal.pyx",
         old="            return _poison(w, rc)\n        kv_store_u64(&w.syncs",
         new="            return KV_UNKNOWN_OUTCOME\n        kv_store_u64(&w.syncs",
-        tests=("test_wal.py::test_first_failure_poisons_and_is_never_retried",
-               "test_store_faults.py::test_one_failure[sync-always]"),
+        tests=("test_wal.py::test_first_failure_poisons_and_is_never_retried",),
     ),
     Mutant(
         name="failed_write_applied",
