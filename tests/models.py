@@ -395,7 +395,8 @@ class ModelStore:
             self._check_put_state(op)
         path: list[bool] = []
         if isinstance(op, Txn):
-            self._plan(op, path)
+            for fault in self._plan(op, path):
+                raise fault
         self._sub = 0
         answer = self._run(op, path)
         if self._sub:
@@ -514,26 +515,35 @@ class ModelStore:
 
     # checks against the state
 
-    def _check_put_state(self, op: Put) -> None:
-        if op.lease != 0:
+    def _check_put_state(self, op: Put, in_txn: bool = False) -> None:
+        """A put by itself looks for its lease first, one in a transaction for its key."""
+        unknown = op.lease != 0
+        if unknown and not in_txn:
             raise errors.LeaseNotFoundError()
         if (op.ignore_value or op.ignore_lease) and self.live_at(op.key, self.revision) is None:
             raise errors.KeyNotFoundError()
+        if unknown:
+            raise errors.LeaseNotFoundError()
 
-    def _plan(self, txn: Txn, path: list[bool]) -> None:
-        """Decides the compares of the path taken and checks its operations, on the state before."""
+    def _plan(self, txn: Txn, path: list[bool]) -> list[errors.Error]:
+        """Decides the compares of the path taken and checks its operations, on the state before.
+
+        Returns what is wrong with its ranges: that counts only when no put is refused.
+        """
+        late: list[errors.Error] = []
         verdict = all(self._holds(compare) for compare in txn.compare)
         path.append(verdict)
         for op in txn.success if verdict else txn.failure:
             if isinstance(op, Put):
-                self._check_put_state(op)
+                self._check_put_state(op, in_txn=True)
             elif isinstance(op, Range):
                 if op.revision > self.revision:
-                    raise errors.FutureRevisionError()
-                if op.revision != 0 and op.revision < self.compacted:
-                    raise errors.CompactedError()
+                    late.append(errors.FutureRevisionError())
+                elif op.revision != 0 and op.revision < self.compacted:
+                    late.append(errors.CompactedError())
             elif isinstance(op, Txn):
-                self._plan(op, path)
+                late += self._plan(op, path)
+        return late
 
     def _holds(self, compare: Compare) -> bool:
         found = self.live(compare.span, self.revision)

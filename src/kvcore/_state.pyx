@@ -99,17 +99,20 @@ cdef inline bint _is_soft(int status) noexcept nogil:
 # Put and delete
 # =================================================================================================
 
-cdef int _check_put(KvState* s, const PutCmd* p) noexcept nogil:
-    """What a put may fail with, judged on the state as it is."""
+cdef int _check_put(KvState* s, const PutCmd* p, bint in_txn) noexcept nogil:
+    """What a put may fail with, judged on the state as it is.
+
+    Of two faults a put by itself tells that of its lease, one in a transaction that of its key."""
+    cdef bint known = _lease_known(s, p.lease)
     cdef KvVersion cur
     cdef BtView view
-    if not _lease_known(s, p.lease):
+    if not known and not in_txn:
         return KV_LEASE_NOT_FOUND
     if p.flags & (FLAG_IGNORE_VALUE | FLAG_IGNORE_LEASE):
         view = bt_view(&s.tree)
         if bt_find(&view, p.key, &cur) != KV_OK or cur.version == 0:
             return KV_KEY_NOT_FOUND
-    return KV_OK
+    return KV_OK if known else KV_LEASE_NOT_FOUND
 
 
 cdef void _tell(KvState* s, KvSlice key, const KvVersion* v, const KvVersion* cell) noexcept nogil:
@@ -318,18 +321,16 @@ cdef int _holds(KvState* s, const CompareCmd* c, bint* holds) noexcept nogil:
     return rc
 
 
-cdef int _check_range_revision(KvState* s, KvResult* out, int64_t revision) noexcept nogil:
+cdef int _check_range_revision(KvState* s, int64_t revision) noexcept nogil:
     if revision > s.revision:
         return KV_FUTURE_REV
-    if revision != 0 and revision < s.compact_revision:
-        if out != NULL:
-            out.detail = s.compact_revision
-        return KV_COMPACTED
-    return KV_OK
+    return KV_COMPACTED if revision != 0 and revision < s.compact_revision else KV_OK
 
 
-cdef int _plan_op(KvState* s, Cursor* c, KvBuf* verdicts, KvResult* out, int depth) noexcept nogil:
-    """Checks one operation of a chosen branch on the state before the transaction."""
+cdef int _plan_op(KvState* s, Cursor* c, KvBuf* verdicts, int* late, int depth) noexcept nogil:
+    """Checks one operation of a chosen branch on the state before the transaction.
+
+    What is wrong with a range counts when no put is refused, also behind it: kept in `late`."""
     cdef int64_t kind, flags
     cdef PutCmd put
     cdef RangeCmd q
@@ -337,19 +338,21 @@ cdef int _plan_op(KvState* s, Cursor* c, KvBuf* verdicts, KvResult* out, int dep
     kind = mp_command(c)
     if kind == CMD_PUT:
         decode_put(c, &put)
-        return KV_BAD_COMMAND if c.bad else _check_put(s, &put)
+        return KV_BAD_COMMAND if c.bad else _check_put(s, &put, True)
     if kind == CMD_RANGE:
         decode_range(c, &q)
-        return KV_BAD_COMMAND if c.bad else _check_range_revision(s, out, q.revision)
+        if not c.bad and late[0] == KV_OK:
+            late[0] = _check_range_revision(s, q.revision)
+        return KV_BAD_COMMAND if c.bad else KV_OK
     if kind == CMD_DELETE:
         decode_delete(c, &flags, &span)
         return KV_BAD_COMMAND if c.bad else KV_OK
     if kind == CMD_TXN:
-        return _plan_txn(s, c, verdicts, out, depth + 1)
+        return _plan_txn(s, c, verdicts, late, depth + 1)
     return KV_BAD_COMMAND
 
 
-cdef int _plan_txn(KvState* s, Cursor* c, KvBuf* verdicts, KvResult* out, int depth) noexcept nogil:
+cdef int _plan_txn(KvState* s, Cursor* c, KvBuf* verdicts, int* late, int depth) noexcept nogil:
     """Decides every compare on the way and checks the chosen path; verdicts in the order met."""
     cdef CompareCmd cmp
     cdef bint verdict = True, holds = False
@@ -376,7 +379,7 @@ cdef int _plan_txn(KvState* s, Cursor* c, KvBuf* verdicts, KvResult* out, int de
         mp_skip(c)
     n = mp_array(c)
     for _i in range(n):
-        rc = _plan_op(s, c, verdicts, out, depth)
+        rc = _plan_op(s, c, verdicts, late, depth)
         if rc != KV_OK:
             return rc
     if verdict:
@@ -435,9 +438,13 @@ cdef int _do_txn(KvState* s, Change* ch, Cursor* c, KvResult* out) noexcept nogi
     cdef Cursor again = c[0]
     cdef KvBuf verdicts
     cdef const uint8_t* verdict
-    cdef int rc
+    cdef int rc, late = KV_OK
     memset(&verdicts, 0, sizeof(KvBuf))
-    rc = _plan_txn(s, c, &verdicts, out, 0)
+    rc = _plan_txn(s, c, &verdicts, &late, 0)
+    if rc == KV_OK:
+        rc = late
+        if rc == KV_COMPACTED and out != NULL:
+            out.detail = s.compact_revision
     if rc == KV_OK:
         verdict = verdicts.p
         rc = _run_txn(s, ch, &again, &verdict, out)
@@ -562,7 +569,7 @@ cdef int state_apply(KvState* s, Cursor* c, const uint8_t* base, uint64_t pos,
         decode_put(c, &put)
         if c.bad:
             return KV_BAD_COMMAND
-        rc = _check_put(s, &put) if put.lease or put.flags & ~FLAG_PREV else KV_OK
+        rc = _check_put(s, &put, False) if put.lease or put.flags & ~FLAG_PREV else KV_OK
         if rc == KV_OK:
             rc = _do_put(s, &ch, &put, out)
     elif kind == CMD_DELETE:

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fixture of tests that compare with a real etcd: one etcd for the session, started once asked.
+
+    from etcd_fixtures import pair  # noqa: F401
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from etcd_pair import Pair
+from etcd_process import MIN_LEASE_TTL, Etcd
+
+import kvcore
+
+SHARED: pytest.StashKey[Pair] = pytest.StashKey()
+
+
+def begin(counts: Counter[str], cleanup: Callable[[Callable[[], None]], object],
+          **options: object) -> Pair:
+    """A fresh etcd and a fresh store, on a RAM disk where there is one, until the clean-up."""
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    directory = Path(tempfile.mkdtemp(prefix="kvcore-etcd-", dir=base))
+    cleanup(lambda: shutil.rmtree(directory))
+    etcd = Etcd(directory)
+    cleanup(etcd.stop)
+    pair = Pair(etcd, lambda: kvcore.open(directory / "kvcore", sync="off",
+                                          min_lease_ttl=MIN_LEASE_TTL, **options), counts)
+    cleanup(pair.close)
+    return pair
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, counts: Counter[str]) -> Iterator[Pair]:
+    """Both stores, empty, at equal revisions; what a test leaves behind is compared too."""
+    config = request.config
+    if SHARED not in config.stash:
+        config.stash[SHARED] = begin(counts, config.add_cleanup)
+        config.stash[SHARED].reset()
+    shared = config.stash[SHARED]
+    yield shared
+    shared.finish()
+
+
+@pytest.fixture
+def fresh(request: pytest.FixtureRequest, counts: Counter[str]) -> Pair:
+    """Both stores as they are before their first request."""
+    return begin(counts, request.addfinalizer)

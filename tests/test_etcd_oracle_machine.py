@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A state machine that asks a real etcd what it asks the embedded store; answers are equal.
+
+Each example begins with both empty at an equal revision and ends with what its watches and leases
+still have to say. What differs and why: docs/differences-from-etcd.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import ClassVar
+
+import machines
+import pytest
+from etcd_fixtures import pair  # noqa: F401
+from etcd_pair import NO_WATCH, Pair
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from kvcore.etcd import messages as m
+
+RANDOM = st.randoms(use_true_random=False)
+
+
+class Oracle(RuleBasedStateMachine):
+    """Requests of every kind, in any order."""
+
+    both: ClassVar[Pair]
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[Pair]:
+        """Counts the step; a failure of any kind leaves the two parted."""
+        machines.STEPS["etcd oracle"] += 1
+        try:
+            yield self.both
+        except BaseException:
+            self.both.broken = True
+            raise
+
+    @rule(rng=RANDOM)
+    def kv_or_lease(self, rng: random.Random) -> None:
+        with self.asking() as both:
+            both.ask(both.draw(rng).request())
+
+    @rule(rng=RANDOM)
+    def put(self, rng: random.Random) -> None:
+        with self.asking() as both:
+            both.ask(both.draw(rng).put())
+
+    @rule(rng=RANDOM)
+    def read(self, rng: random.Random) -> None:
+        with self.asking() as both:
+            both.ask(both.draw(rng).range())
+
+    @rule(rng=RANDOM)
+    def transaction(self, rng: random.Random) -> None:
+        with self.asking() as both:
+            both.ask(both.draw(rng).txn())
+
+    @rule(rng=RANDOM)
+    def lease(self, rng: random.Random) -> None:
+        with self.asking() as both:
+            both.ask(both.draw(rng).lease_request())
+
+    @rule(rng=RANDOM)
+    def compact(self, rng: random.Random) -> None:
+        with self.asking() as both:
+            both.compact(both.draw(rng).compact())
+
+    @rule(rng=RANDOM)
+    def hash(self, rng: random.Random) -> None:
+        with self.asking() as both:
+            both.ask(m.HashKVRequest(revision=both.draw(rng).hashed()))
+
+    @rule(rng=RANDOM)
+    def watch(self, rng: random.Random) -> None:
+        with self.asking() as both:
+            both.watch().create(both.draw(rng).watch(sorted(both.watch().ids)))
+
+    @rule(rng=RANDOM)
+    def cancel(self, rng: random.Random) -> None:
+        with self.asking() as both:
+            both.watch().cancel(rng.choice((NO_WATCH, *sorted(both.watch().ids))))
+
+    @rule()
+    def deliver(self) -> None:
+        with self.asking() as both:
+            both.watch().drain()
+
+    @rule()
+    def progress(self) -> None:
+        with self.asking() as both:
+            both.watch().progress()
+
+    def teardown(self) -> None:
+        self.both.finish()
+
+
+@pytest.mark.usefixtures("nothing_hangs")
+def test_machine(pair: Pair, counts: Counter[str]) -> None:  # noqa: F811
+    Oracle.both = pair
+    machines.run(Oracle, "etcd oracle", examples=60, steps=50, counts=counts)
