@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixture of tests that compare with a real etcd: one etcd for the session, started once asked.
+"""The fixtures of tests that compare with a real etcd: one etcd for each module, or one alone.
 
-    from etcd_fixtures import pair  # noqa: F401
+    from etcd_fixtures import pair, shared  # noqa: F401
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from etcd_process import MIN_LEASE_TTL, Etcd
 
 import kvcore
 
-SHARED: pytest.StashKey[Pair] = pytest.StashKey()
-
 
 def begin(counts: Counter[str], cleanup: Callable[[Callable[[], None]], object],
           **options: object) -> Pair:
@@ -35,14 +33,17 @@ def begin(counts: Counter[str], cleanup: Callable[[Callable[[], None]], object],
     return pair
 
 
+@pytest.fixture(scope="module")
+def shared(request: pytest.FixtureRequest, counts: Counter[str]) -> Pair:
+    """The two of a module: none is left beside the tests of others."""
+    both = begin(counts, request.addfinalizer)
+    both.reset()
+    return both
+
+
 @pytest.fixture
-def pair(request: pytest.FixtureRequest, counts: Counter[str]) -> Iterator[Pair]:
+def pair(shared: Pair) -> Iterator[Pair]:
     """Both stores, empty, at equal revisions; what a test leaves behind is compared too."""
-    config = request.config
-    if SHARED not in config.stash:
-        config.stash[SHARED] = begin(counts, config.add_cleanup)
-        config.stash[SHARED].reset()
-    shared = config.stash[SHARED]
     yield shared
     shared.finish()
 

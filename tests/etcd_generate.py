@@ -45,6 +45,12 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 _pool = DescriptorPool()
+
+
+def _message(name: str) -> type:
+    return GetMessageClass(_pool.FindMessageTypeByName(name))
+
+
 '''
 
 STUB = '''# SPDX-License-Identifier: Apache-2.0
@@ -142,8 +148,8 @@ def module(files: list[FileDescriptorProto]) -> str:
         lines += ["_pool.AddSerializedFile(",
                   *literals(file.SerializeToString(deterministic=True)), ")", ""]
     for file in files:
-        lines += [f'{message.name} = GetMessageClass(_pool.FindMessageTypeByName('
-                  f'"{file.package}.{message.name}"))' for message in file.message_type]
+        lines += [f'{message.name} = _message("{file.package}.{message.name}")'
+                  for message in file.message_type]
         for enum in file.enum_type:
             lines += ["", *(f"{value.name} = {value.number}" for value in enum.value)]
     lines += [METHOD, "", "METHODS = {"]

@@ -199,7 +199,9 @@ class Pair:
         """Makes both equal again, whatever parted them."""
         self.broken = False
         self._close_streams()
-        self.store.__dict__.pop("_history", None)
+        history = self.store.__dict__.pop("_history", None)
+        if history is not None:
+            history.records.clear()          # of watches that this cuts off
         sides = (lambda request: self.ours(PATHS[type(request)], request),
                  lambda request: self.etcd.call(PATHS[type(request)], request))
         revisions = []
@@ -252,6 +254,7 @@ class Watches:
         self.ours = WatchStream(pair.store, pair.service.identity)
         self.theirs = pair.etcd.stream(WATCH)
         self.ids: dict[int, int] = {}        # to where each begins
+        self.behind = False                  # whether one began in the past since the last fence
         self.ended: set[int] = set()         # by a compaction
         self._come: dict[int, list[Any]] = defaultdict(list)  # of etcd, not yet compared
 
@@ -265,6 +268,7 @@ class Watches:
         reply = self._ask(m.WatchRequest(create_request=request))
         if not reply.canceled:
             self.ids[reply.watch_id] = request.start_revision
+            self.behind |= 0 < request.start_revision <= reply.header.revision
         return reply
 
     def cancel(self, watch_id: int) -> None:
@@ -353,12 +357,14 @@ class Watches:
         etcd looks at history in passes that take all watches there are; this waits for a pass
         that took a watch made after the others.
         """
-        self.pair.put(FENCE_KEY)
         self.drain()
+        if not self.behind:
+            return
+        self.pair.put(FENCE_KEY)
         self.create(m.WatchCreateRequest(key=FENCE_KEY, start_revision=self.pair.revision,
                                          watch_id=FENCE_ID))
-        self.drain()
-        self.cancel(FENCE_ID)
+        self.cancel(FENCE_ID)                # and compares what both said
+        self.behind = False
 
 
 def one_line(message: Any) -> str:

@@ -450,6 +450,27 @@ def test_item_16_checks_see_the_state_before(side: Side) -> None:
     assert db.revision == 3
 
 
+def test_item_16_order_of_the_checks(side: Side) -> None:
+    """Puts are checked before ranges; a put by itself for its lease first, in a txn for its key."""
+    db, api = side
+    bad_range, bad_lease = api.Range(b"a", revision=9), api.Put(b"a", lease=7)
+    bad_both = api.Put(b"gone", lease=7, ignore_value=True)
+    db.put(b"a")
+    for ops in ([bad_range, bad_lease], [bad_range, api.Txn([], [bad_lease])],
+                [api.Txn([], [bad_range]), bad_lease], [bad_lease, bad_both]):
+        message = refused(kvcore.LeaseNotFoundError, db.txn, success=ops)
+        assert message == "etcdserver: requested lease not found"
+    assert refused(kvcore.KeyNotFoundError, db.txn, success=[bad_range, bad_both]) == (
+        "etcdserver: key not found")
+    refused(kvcore.LeaseNotFoundError, db.put, b"gone", lease=7, ignore_value=True)
+    db.put(b"a")
+    db.compact(3)
+    ranges = [api.Range(b"a", revision=2), api.Put(b"b"), bad_range]
+    refused(kvcore.CompactedError, db.txn, success=ranges)
+    refused(kvcore.FutureRevisionError, db.txn, success=ranges[::-1])
+    assert refused(kvcore.LeaseNotFoundError, db.txn, success=[*ranges[:1], bad_lease]) == message
+
+
 def test_item_17_ignore_flags(side: Side) -> None:
     """ignore_value keeps the value, ignore_lease the lease; version and mod_revision grow."""
     db = side.db

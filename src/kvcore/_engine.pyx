@@ -952,7 +952,7 @@ cdef class Engine:
         return self.c.ck_number
 
     def _hash(self, int64_t revision):
-        """(hash, compact revision, revision hashed)"""
+        """(hash, compact revision, revision hashed); -1: never compacted"""
         return inspect_hash(self, revision)
 
     def _stats(self):

@@ -29,7 +29,7 @@ from kvcore._watchers_check cimport hub_check
 from kvcore.errors import OutOfMemoryError
 
 cdef object inspect_hash(Engine e, int64_t revision):
-    """(hash, compact revision, revision hashed)"""
+    """(hash, compact revision, revision hashed); -1: never compacted"""
     cdef Pin _pin = e._pin()
     cdef Commit* c = &e.c
     cdef BtSnapshot* snap
@@ -65,7 +65,7 @@ cdef object inspect_hash(Engine e, int64_t revision):
         hash_end(&h)
         e._done_reading(NULL, snap)
     kv_raise(rc)
-    return h.crc, max(compacted, 0), revision
+    return h.crc, compacted, revision
 
 
 cdef object inspect_stats(Engine e):

@@ -160,7 +160,7 @@ class Store(Engine):
         1
         """
         crc, compacted, at = self._hash(revision)
-        return HashResult(hash=crc, compact_revision=compacted, revision=at)
+        return HashResult(hash=crc, compact_revision=max(compacted, 0), revision=at)
 
     def check(self, progress: Callable[[int], None] | None = None) -> list[str]:
         """Read every value of every version, every batch of the log that an open may replay and

@@ -19,7 +19,8 @@ import pytest
 import kvcore
 
 SOURCE = Path(__file__).parents[2] / "src" / "kvcore"
-STUBS = sorted(SOURCE.rglob("*.pyi"))
+MADE = SOURCE / "etcd" / "messages.pyi"  # of descriptors: tests/test_etcd_oracle_messages.py
+STUBS = sorted(path for path in SOURCE.rglob("*.pyi") if path != MADE)
 
 
 def stub_names(text: str) -> dict[str, set[str] | None]:

@@ -37,7 +37,7 @@ LEVELS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("lease",), ("backup", "repair"), ("verify",)),
     (("store",),),
     (("kvcore",),),                     # the package itself: what `import kvcore` gives
-    (("manifests",), ("transfer",)),
+    (("manifests",), ("transfer",), ("etcd",)),
     (("demo",),),
     (("cli",),),
     (("__main__",),),

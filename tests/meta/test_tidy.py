@@ -30,6 +30,7 @@ LONG_FILES: dict[str, int] = {
     "src/kvcore/_engine.pyx": 1160,
     "src/kvcore/_node.pxd": 450,
     "src/kvcore/_tree_write.pyx": 800,
+    "src/kvcore/etcd/messages.pyi": 700,     # made by tests/etcd_generate.py
 }
 
 Finding = tuple[int, str]

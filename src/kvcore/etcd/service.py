@@ -126,10 +126,9 @@ class Service:
 
     def hash_kv(self, request: m.HashKVRequest) -> m.HashKVResponse:
         """Maintenance/HashKV; compact_revision -1: never compacted."""
-        found = self.store.hash(request.revision)
-        return m.HashKVResponse(header=self._now(), hash=found.hash,
-                                compact_revision=found.compact_revision or -1,
-                                hash_revision=found.revision)
+        crc, compacted, revision = self.store._hash(request.revision)
+        return m.HashKVResponse(header=self._now(), hash=crc, compact_revision=compacted,
+                                hash_revision=revision)
 
     def _now(self) -> m.ResponseHeader:
         return self.identity.header(self.store.revision)

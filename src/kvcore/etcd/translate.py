@@ -12,7 +12,7 @@ Differences that stay are listed in docs/differences-from-etcd.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -160,7 +160,8 @@ def compare_of(compare: m.Compare) -> Compare:
     if compare.target not in TARGETS:
         raise errors.InvalidArgument(f"kvcore: unknown compare target {compare.target}")
     make, name = TARGETS[compare.target]
-    left, right = make(compare.key, compare.range_end), getattr(compare, name)
+    left = make(compare.key, compare.range_end)
+    right: bytes | int = getattr(compare, name)
     if compare.result == m.Compare.EQUAL:
         return left == right
     if compare.result == m.Compare.NOT_EQUAL:

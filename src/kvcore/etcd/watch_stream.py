@@ -4,7 +4,7 @@
     receive(create / cancel / progress)  ->  the reply, or None
     pull()                               ->  what the watches have to deliver now, without waiting
 
-    id 0: events of revision 7, 8 ..   id 5: compacted, told once; the id stays taken until cancelled
+    id 0: events of revision 7, 8 ..   id 5: compacted, told once; its id is taken until cancelled
 
 Invariants: replied-first - no event of a watch is pulled before receive() has returned its
 `created`; nothing-behind - none comes behind its `canceled`; progress-last - the answer to a
