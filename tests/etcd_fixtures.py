@@ -14,21 +14,24 @@ from pathlib import Path
 
 import pytest
 from etcd_pair import Pair
-from etcd_process import MIN_LEASE_TTL, Etcd
+from etcd_process import MIN_LEASE_TTL, PROGRESS_SECONDS, Etcd
 
 import kvcore
 
 
-def begin(counts: Counter[str], cleanup: Callable[[Callable[[], None]], object],
-          **options: object) -> Pair:
+def begin(counts: Counter[str], cleanup: Callable[[Callable[[], None]], object]) -> Pair:
     """A fresh etcd and a fresh store, on a RAM disk where there is one, until the clean-up."""
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="kvcore-etcd-", dir=base))
     cleanup(lambda: shutil.rmtree(directory))
     etcd = Etcd(directory)
     cleanup(etcd.stop)
-    pair = Pair(etcd, lambda: kvcore.open(directory / "kvcore", sync="off",
-                                          min_lease_ttl=MIN_LEASE_TTL, **options), counts)
+
+    def open_store() -> kvcore.Store:
+        return kvcore.open(directory / "kvcore", sync="off", min_lease_ttl=MIN_LEASE_TTL,
+                           progress_interval=PROGRESS_SECONDS)
+
+    pair = Pair(etcd, open_store, counts)
     cleanup(pair.close)
     return pair
 

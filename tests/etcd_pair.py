@@ -58,7 +58,7 @@ class Pair:
 
     def close(self) -> None:
         """Ends the streams and the store; etcd stays its starter's."""
-        self._close_streams()
+        self.close_streams()
         self.store._check()
         self.store.close()
 
@@ -69,7 +69,8 @@ class Pair:
         self.etcd.start()
         self._open()
 
-    def _close_streams(self) -> None:
+    def close_streams(self) -> None:
+        """Ends the Watch call and the keep-alives; what they had to say is not compared."""
         if self.watches is not None:
             self.watches.close()
             self.watches = None
@@ -176,7 +177,7 @@ class Pair:
         self.ask(m.DeleteRangeRequest(key=b"\0", range_end=b"\0", prev_kv=True))
         if self.watches is not None:
             self.watches.drain()
-        self._close_streams()
+        self.close_streams()
         self.put(FENCE_KEY)
         self.ask(m.CompactionRequest(revision=self.revision))
         self.ask(m.DeleteRangeRequest(key=b"\0", range_end=b"\0"))
@@ -198,7 +199,7 @@ class Pair:
     def recover(self) -> None:
         """Makes both equal again, whatever parted them."""
         self.broken = False
-        self._close_streams()
+        self.close_streams()
         history = self.store.__dict__.pop("_history", None)
         if history is not None:
             history.records.clear()          # of watches that this cuts off

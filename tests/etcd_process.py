@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import queue
-import signal
 import socket
 import subprocess
 import threading
@@ -32,10 +31,11 @@ from kvcore.etcd import messages  # noqa: E402
 VERSION = "3.5.1"
 ELECTION_SECONDS = 4        # a start takes up to as long
 MIN_LEASE_TTL = 6           # seconds: one and a half election timeouts
+PROGRESS_SECONDS = 0.1
 START_SECONDS = 60.0
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 30.0
 CHANNEL = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
-           ("grpc.use_local_subchannel_pool", 1))
+           ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
 
 class EtcdMissing(Exception):
@@ -132,9 +132,13 @@ class Etcd:
                      "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
                      "--initial-cluster", f"default={peer}", "--log-level", "warn",
                      "--heartbeat-interval", "100",
+                     "--experimental-watch-progress-notify-interval", f"{PROGRESS_SECONDS}s",
                      "--election-timeout", str(ELECTION_SECONDS * 1000)],
                     stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self.directory,
-                    env={"PATH": os.environ.get("PATH", ""), "ETCD_UNSUPPORTED_ARCH": "arm64"})
+                    env={"PATH": os.environ.get("PATH", "")})     # no ETCD_* of anybody
+            # Who asks may end in any way: when its end of the pipe closes, so does etcd.
+            self._guard = subprocess.Popen(["sh", "-c", f"read _; kill -9 {self.process.pid}"],
+                                           stdin=subprocess.PIPE)
             self.channel = grpc.insecure_channel(client.removeprefix("http://"), options=CHANNEL)
             self._calls: dict[str, Any] = {}
             if self._comes_up():
@@ -154,7 +158,8 @@ class Etcd:
             except grpc.FutureTimeoutError:
                 continue
             answer = self.call("/etcdserverpb.KV/Range", messages.RangeRequest(key=b"\0"))
-            return isinstance(answer, messages.RangeResponse)
+            if isinstance(answer, messages.RangeResponse):       # else: no leader yet
+                return True
         ready.cancel()
         return False
 
@@ -175,11 +180,17 @@ class Etcd:
         """A bidirectional call."""
         return Stream(self.channel, path)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+    def stop(self) -> None:
         """Ends it; its directory stays."""
         self.channel.close()
-        self.process.send_signal(how)
-        self.process.wait()
+        self._guard.kill()
+        self._guard.communicate()
+        self.process.terminate()
+        try:
+            self.process.wait(START_SECONDS)
+        finally:
+            self.process.kill()
+            self.process.wait()
 
     def log(self) -> Iterator[str]:
         """What it said."""

@@ -17,6 +17,7 @@ from etcd_requests import SHORT_TTLS
 
 import kvcore
 from kvcore.etcd import messages as m
+from kvcore.etcd.translate import event_response
 
 STREAMS = 8
 BLOCKS = 14
@@ -282,6 +283,27 @@ def test_compaction_and_watches(pair: Pair) -> None:  # noqa: F811
     watches.drain()
 
 
+def test_progress_of_itself(pair: Pair) -> None:  # noqa: F811
+    """A quiet watch that asked for it says how far it is, once in an interval."""
+    watches = pair.watch()
+    watches.create(m.WatchCreateRequest(key=b"a", progress_notify=True))
+    for key in (b"a", b"b", b"b"):
+        pair.put(key)
+    watch = watches.ours._watches[0]
+    assert watch is not None
+    told: list[Any] = [[], []]
+    while len(told[0]) < 2:
+        response = watch.get(timeout=60)
+        header = pair.service.identity.header(response.revision)
+        told[0] += [r for r in (event_response(0, response, header),)
+                    if r.events or r.header.revision == pair.revision]
+    while len(told[1]) < 2:
+        told[1] += [r for r in (watches.theirs.next(),)
+                    if r.events or r.header.revision == pair.revision]
+    assert told[0] == told[1] and len(told[0][0].events) == 1 and not told[0][1].events
+    pair.close_streams()                     # more of it comes all the time
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_fragments(pair: Pair, asked: bool) -> None:  # noqa: F811
     """Events of one revision too many for one response come in the same pieces, if asked for."""
@@ -316,6 +338,42 @@ def test_pages_of_many_keys(pair: Pair) -> None:  # noqa: F811
     for target in range(5):
         for order in (m.RangeRequest.ASCEND, m.RangeRequest.DESCEND):
             pair.ask(m.RangeRequest(key=b"k", range_end=b"l", sort_order=order, sort_target=target))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_thousands_of_keys(pair: Pair, seed: int) -> None:  # noqa: F811
+    """Many leaves, long answers of now and of the past, spans deleted, history cut and watched."""
+    rng = random.Random(seed)
+    everything = {"key": b"\0", "range_end": b"\0"}
+
+    def key() -> bytes:
+        return b"%05d" % rng.randrange(5000)
+
+    watches: list[int] = []
+    for _ in range(8):
+        for _ in range(8):
+            puts = [put_op(k, value=b"%d" % rng.randrange(9) * rng.randrange(20))
+                    for k in {key() for _ in range(110)}]
+            pair.ask(m.TxnRequest(success=puts))
+        low, high = sorted((key(), key()))
+        if rng.randrange(3) == 0:
+            pair.ask(m.DeleteRangeRequest(key=low, range_end=high[:3] + b"z", prev_kv=True))
+        for start in (0, max(pair.revision - rng.randrange(20), pair.store.compact_revision)):
+            watches.append(pair.watch().create(m.WatchCreateRequest(
+                key=low, range_end=b"\0", prev_kv=True, start_revision=start)).watch_id)
+        for watch in watches[:-4]:
+            pair.watch().cancel(watch)
+        del watches[:-4]
+        for _ in range(8):
+            back = max(pair.revision - rng.randrange(25), pair.store.compact_revision)
+            pair.ask(m.RangeRequest(
+                **everything, revision=back, keys_only=rng.randrange(2) == 1,
+                sort_target=rng.randrange(5), sort_order=rng.randrange(3),
+                limit=rng.choice((0, 0, 7, 500)), min_mod_revision=back - rng.randrange(30)))
+            pair.ask(m.RangeRequest(key=low, range_end=high, revision=back, count_only=True))
+            pair.ask(m.RangeRequest(key=low, limit=100, range_end=b"\0"))
+            pair.hash(max(back, pair.store.compact_revision + 1))
+        pair.compact(m.CompactionRequest(revision=pair.revision - rng.randrange(1, 12)))
 
 
 def test_kubernetes_shapes(pair: Pair) -> None:  # noqa: F811

@@ -193,7 +193,7 @@ def test_progress_unsynced(pair: Pair) -> None:  # noqa: F811
         watches.theirs.send(request)
         reply = watches.theirs.next()
         assert (reply.watch_id, reply.header.revision) == (-1, pair.revision)
-        pair._close_streams()
+        pair.close_streams()
 
 
 def test_hash_revision(pair: Pair) -> None:  # noqa: F811

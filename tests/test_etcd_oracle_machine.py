@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import machines
-import pytest
 from etcd_fixtures import pair, shared  # noqa: F401
 from etcd_pair import NO_WATCH, Pair
+from etcd_requests import KEYS
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 RANDOM = st.randoms(use_true_random=False)
 
@@ -39,6 +39,12 @@ class Oracle(RuleBasedStateMachine):
             self.both.broken = True
             raise
 
+    @initialize(keys=st.lists(st.sampled_from(KEYS), max_size=12))
+    def populate(self, keys: list[bytes]) -> None:
+        with self.asking() as both:
+            for key in keys:
+                both.put(key, b"0")
+
     @rule(rng=RANDOM)
     def kv_or_lease(self, rng: random.Random) -> None:
         with self.asking() as both:
@@ -52,7 +58,8 @@ class Oracle(RuleBasedStateMachine):
     @rule(rng=RANDOM)
     def read(self, rng: random.Random) -> None:
         with self.asking() as both:
-            both.ask(both.draw(rng).range())
+            for _ in range(3):
+                both.ask(both.draw(rng).range())
 
     @rule(rng=RANDOM)
     def transaction(self, rng: random.Random) -> None:
@@ -98,7 +105,6 @@ class Oracle(RuleBasedStateMachine):
         self.both.finish()
 
 
-@pytest.mark.usefixtures("nothing_hangs")
 def test_machine(pair: Pair, counts: Counter[str]) -> None:  # noqa: F811
     Oracle.both = pair
     machines.run(Oracle, "etcd oracle", examples=60, steps=50, counts=counts)
