@@ -106,9 +106,9 @@ class LeaseModel(models.ModelStore):
     def _queue(self) -> list[tuple[float, int]]:
         return [(term.expiry, id) for id, term in self.terms.items()]
 
-    def _check_put_state(self, op: models.Put) -> None:
+    def _check_put_state(self, op: models.Put, in_txn: bool = False) -> None:
         known = op.lease in self.terms
-        super()._check_put_state(dataclasses.replace(op, lease=0) if known else op)
+        super()._check_put_state(dataclasses.replace(op, lease=0) if known else op, in_txn)
 
     def _grant(self, ttl: int, id: int) -> GrantResult:
         if ttl > MAX_TTL:

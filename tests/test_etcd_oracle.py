@@ -14,6 +14,7 @@ import pytest
 from etcd_fixtures import fresh, pair, shared  # noqa: F401
 from etcd_pair import COUNT, Pair, Refused
 from etcd_requests import SHORT_TTLS
+from soak import Soaking
 
 import kvcore
 from kvcore.etcd import messages as m
@@ -24,16 +25,17 @@ BLOCKS = 14
 BLOCK = 170
 
 
-@pytest.mark.parametrize("seed", range(STREAMS))
-@pytest.mark.usefixtures("nothing_hangs")
-def test_a_stream_of_requests(pair: Pair, seed: int) -> None:  # noqa: F811
-    rng = random.Random(seed)
+@pytest.mark.soak
+def test_streams_of_requests(pair: Pair, soaking: Soaking) -> None:  # noqa: F811
+    """At least 20,000 requests of every kind; each stream is a seed."""
     before = pair.counts[COUNT]
-    for _ in range(BLOCKS):
-        for _ in range(BLOCK):
-            pair.step(rng)
-        pair.reset()
-    assert pair.counts[COUNT] - before >= 20_000 / STREAMS
+    for seed in soaking(STREAMS):
+        rng = random.Random(seed)
+        for _ in range(BLOCKS):
+            for _ in range(BLOCK):
+                pair.step(rng)
+            pair.reset()
+    assert pair.counts[COUNT] - before >= 20_000
 
 
 # --- bad requests, one by one --------------------------------------------------------------------

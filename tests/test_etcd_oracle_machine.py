@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import machines
+import pytest
 from etcd_fixtures import pair, shared  # noqa: F401
 from etcd_pair import NO_WATCH, Pair
 from etcd_requests import KEYS
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from soak import Soaking
 
 RANDOM = st.randoms(use_true_random=False)
 
@@ -105,6 +107,7 @@ class Oracle(RuleBasedStateMachine):
         self.both.finish()
 
 
-def test_machine(pair: Pair, counts: Counter[str]) -> None:  # noqa: F811
+@pytest.mark.soak
+def test_machine(pair: Pair, counts: Counter[str], soaking: Soaking) -> None:  # noqa: F811
     Oracle.both = pair
-    machines.run(Oracle, "etcd oracle", examples=60, steps=50, counts=counts)
+    machines.run(Oracle, "etcd oracle", 60, 50, counts, soaking)
