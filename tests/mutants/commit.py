@@ -145,7 +145,7 @@ COMMIT = (
         loses="A transaction that names an unknown lease in its last operation stops the store "
               "half-way.",
         file="_state.pyx",
-        old="return KV_BAD_COMMAND if c.bad else _check_put(s, &put)",
+        old="return KV_BAD_COMMAND if c.bad else _check_put(s, &put, True)",
         new="return KV_BAD_COMMAND if c.bad else KV_OK",
         tests=("test_etcd_semantics.py::test_item_16_failed_operation_leaves_nothing",),
     ),
