@@ -82,9 +82,10 @@ class Recording:
                 model.delete(prefix=b"/k/1")
                 db.delete(prefix=b"/k/1")
             elif what == "txn":
+                gone = b"/k/2" if key != b"/k/2" else b"/k/3"
                 for api, store in ((models, model), (kvcore, db)):
                     store.txn([api.Compare.version(key) > 0, api.Compare.value(key) != b"1"],
-                              [api.Put(key, value), api.Put(b"t", b"1"), api.Delete(b"/k/2")],
+                              [api.Put(key, value), api.Put(b"t", b"1"), api.Delete(gone)],
                               [api.Put(b"e", value)])
             elif model.revision > model.compact_revision + 3:
                 target = rng.randint(model.compact_revision + 1, model.revision)

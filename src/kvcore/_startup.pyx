@@ -21,7 +21,7 @@ from kvcore._command cimport Cursor
 from kvcore._commit cimport Commit
 from kvcore._leases cimport lt_attach, lt_deinit, lt_grant, lt_restart
 from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_LEASE_NOT_FOUND, KV_NEWER_FORMAT, KV_NOMEM,
-                             KV_OK, KvSlice, kv_plain_mem, kv_raise)
+                             KV_OK, KvIo, KvSlice, kv_plain_mem, kv_raise)
 from kvcore._recovery cimport raise_errno
 from kvcore._rows cimport KvRows, rows_clear, rows_free, rows_init, rows_key
 from kvcore._space cimport moves_apply
@@ -140,6 +140,20 @@ cdef int _load(Commit* c, Log log, bytes path, uint64_t number, CkInfo* info, di
     return rc
 
 
+cdef int _forget_older(Log log, list names, uint64_t oldest) except -1:
+    """A crash may bring back checkpoints that newer ones replaced: they name segments that are gone
+    or written again, and no open may go back to them."""
+    cdef const KvIo* io = log.c.io
+    cdef bytes there = os.fsencode(log.path), path
+    older = [name for name in names if int(name[11:27], 16) < oldest]
+    if older:
+        raise_errno(io.sync_dir(io.ctx, there), f"cannot sync {log.path}")
+    for name in older:
+        path = os.fsencode(os.path.join(log.path, name))
+        io.unlink(io.ctx, path)              # if it fails the next open tries
+    return 0
+
+
 cdef int _without_checkpoint(Commit* c, Log log, list damaged) except -1:
     """The log alone; where it is not enough, why it had to be."""
     try:
@@ -194,6 +208,7 @@ cdef list startup(Commit* c, Log log):
             log.recover(info.replay_from, expected, _replay, c)
             if log.c.segment_bytes != info.segment_bytes:
                 raise CorruptError(path=path, offset=16, reason="segment sizes differ")
+            _forget_older(log, names, c.ck_oldest)
             break
         if rc == KV_NOMEM:
             kv_raise(rc)
