@@ -62,7 +62,8 @@ class Life(Ledger):
             for key in self.may:
                 self.same(key, self.db.get(key))
             self.db._check()
-            assert [p for p in self.db.check() if "passed over" not in p] == []
+            problems = [p for p in self.db.check() if "passed over" not in p]
+            assert problems == [], problems
             self.write({b"more": b""}, lambda: self.db.put(b"more"))
             assert not poisoned or isinstance(self.failed[-1], kvcore.PoisonedError)
             assert not any(type(e) is kvcore.NoSpaceError for e in behind)

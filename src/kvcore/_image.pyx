@@ -111,16 +111,19 @@ def segment_ends(Engine e):
     """How many bytes of each segment may hold something: {seq: bytes}."""
     cdef const Wal* w = &e.log.c
     cdef const WalSegment* s
-    cdef uint64_t i
+    cdef uint64_t i, end, upto
     cdef list found = []
     e._enter()
     try:
         for i in range(w.segment_count):
             s = w.segments[i]
-            if s != NULL and i + 1 < w.segment_count:
-                found.append((s.seq, s.end if s.end else s.file_bytes))
-            elif s != NULL:
-                found.append((s.seq, e.c.replay_from - (s.seq << w.segment_shift)))
+            if s == NULL:
+                continue
+            # A segment that was begun for a batch that could not be written holds nothing.
+            upto = s.seq << w.segment_shift
+            upto = e.c.replay_from - upto if e.c.replay_from > upto else 0
+            end = s.end if s.end and i + 1 < w.segment_count else s.file_bytes
+            found.append((s.seq, min(end, upto)))
     finally:
         e._leave()
     return dict(found)

@@ -54,6 +54,8 @@ cdef enum:
     MOST_LIVE = 4                # a segment is emptied when at most so many twelfths of it live
     MOST_LIVE_PRESSED = 10       # near the quota
     RETIRE_AT_ONCE = 16
+    FREED_PER_BYTE = 4           # of a checkpoint that is taken for space alone ...
+    LOG_PER_BYTE = 3             # ... or so much log since the last one
     RESERVE_PART = 8             # of a segment, for a checkpoint on a full disk
     RESERVE_PER_VERSION = 96
     RESERVE_RETRY_NS = 1000000000
@@ -455,14 +457,20 @@ cdef uint64_t _waiting(const Commit* c) noexcept nogil:
 
 
 cdef bint space_wants_checkpoint(Commit* c) noexcept nogil:
-    cdef uint64_t used, waiting, garbage
+    """Whether one is worth taking for the space it gives back: for a good part of what is used, and
+    for more than it costs to write."""
+    cdef uint64_t used, waiting, garbage, written, least
     kv_mutex_lock(&c.lock)
     used = space_used(c)
     waiting = _waiting(c)
     garbage = _garbage_since(c)
+    written = c.replay_from - c.ck_pos
     kv_mutex_unlock(&c.lock)
-    return waiting > 0 and (waiting * 8 >= used or c.space.pressed) or (
-        garbage >= c.wal.segment_bytes and (garbage * 4 >= used or c.space.pressed))
+    if c.space.pressed:
+        return waiting > 0 or garbage >= c.wal.segment_bytes
+    least = 0 if written >= LOG_PER_BYTE * c.ck_bytes else FREED_PER_BYTE * c.ck_bytes
+    return waiting > 0 and waiting * 8 >= used and waiting >= least or (
+        garbage >= c.wal.segment_bytes and garbage * 4 >= used and garbage >= least)
 
 
 cdef bint _census_due(Commit* c) noexcept nogil:

@@ -44,10 +44,7 @@ def damaged_files(engine: Engine, passed_over: Set[str], known: list[int]) -> li
     pin = take_pin(engine)
     size = int(engine._stats()["segment_bytes"])
     problems, begins = list[str](), list[int]()
-    for name in sorted(os.listdir(engine.log_path)):
-        path = os.path.join(engine.log_path, name)
-        if path in passed_over or not re.fullmatch(r"checkpoint-[0-9a-f]{16}\.ckp", name):
-            continue
+    for path in _checkpoints(engine.log_path, passed_over):
         try:
             begin, named = Salvage(size).load(path)
             begins.append(begin)
@@ -83,6 +80,18 @@ def damaged_files(engine: Engine, passed_over: Set[str], known: list[int]) -> li
                              [pos - seq * size for pos in known])
     del pin
     return problems
+
+
+def _checkpoints(directory: str, passed_over: Set[str]) -> list[str]:
+    """The two that an open may go back to; an older one that could not be removed names segments
+    that are gone."""
+    try:
+        names = sorted(name for name in os.listdir(directory)
+                       if re.fullmatch(r"checkpoint-[0-9a-f]{16}\.ckp", name))
+    except FileNotFoundError:
+        return []                                # so are the segments, and each is told
+    return [path for path in (os.path.join(directory, name) for name in names)
+            if path not in passed_over][-2:]
 
 
 def _header(path: str) -> tuple[int, int]:
