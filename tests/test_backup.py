@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 import kvcore
+from kvcore import _files, _salvage, _wal
+from kvcore.repair import repair
 from kvcore.testing.faults import CrashImages, Op, RecordingIo
 
 SMALL: dict[str, Any] = {"segment_bytes": 65536, "max_request_bytes": 16384}
@@ -467,3 +469,33 @@ def test_no_hard_links_here(ram_dir: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(OSError, match="Input/output"):
             db.backup(ram_dir / "other")
     assert partials(ram_dir) == [] and not (ram_dir / "other").exists()
+
+
+@pytest.mark.parametrize("what", ["restore", "repair"])
+def test_power_loss_of_a_new_directory(ram_dir: Path, counts: Counter[str], what: str,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restored and a repaired directory are durable when they get their name."""
+    with kvcore.open(ram_dir / "db", maintenance=False, **SMALL) as db:
+        db.put_many((b"%05d" % n, b"%d" % n * 40) for n in range(800))
+        db.checkpoint()
+        db.put_many((b"%05d" % n, b"%d" % n * 30) for n in range(0, 800, 3))
+        wanted = db.hash()
+        db.backup(ram_dir / "backup", link=False)
+    io, target = RecordingIo(sync=False), ram_dir / "new"
+    for module in (_files, _salvage, _wal):              # what writes where no table is given
+        monkeypatch.setattr(module, "POSIX_IO", io)
+    if what == "restore":
+        kvcore.restore(ram_dir / "backup", target)
+    else:
+        assert repair(ram_dir / "db", target).lost_values == []
+    monkeypatch.undo()
+    part = next(op.path for op in io.ops() if op.kind == "rename" and op.to == str(target))
+    ops = of_directory(io.ops(), part)
+    named = next(i for i, op in enumerate(ops) if op.kind == "rename" and op.path == part) + 1
+    for seed in range(12):
+        for _, materialise in CrashImages(ops, Path(part)).images(
+                seed, points=list(range(named, len(ops) + 1))):
+            materialise(ram_dir / "image")
+            with kvcore.open(ram_dir / "image") as db:
+                assert db.hash() == wanted and db.check() == []
+            counts[f"crash images of a {what}"] += 1
