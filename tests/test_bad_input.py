@@ -649,7 +649,9 @@ print("interrupted")
 def test_ctrl_c_in_a_blocking_call(opened: Any, tmp_path: Path) -> None:
     """SIGINT while nine threads put: KeyboardInterrupt in the main one, a consistent store."""
     command = [sys.executable, "-c", _CTRL_C, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(                           # SIGINT as a terminal would leave it
+            command, stdout=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "running\n"
         child.send_signal(signal.SIGINT)
