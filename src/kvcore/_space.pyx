@@ -36,7 +36,7 @@ from kvcore._commit cimport (CACHED_SNAPSHOTS, RESERVED_SEGMENTS, SPACE_COUNTING
                              SPACE_MOVING, SYNC_ALWAYS, Commit, Request, Space, commit_claim,
                              commit_unclaim, commit_weigh)
 from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_NOMEM, KV_O_CREATE, KV_O_WRITE, KV_OK,
-                             KV_POISONED, KvRow, KvSlice, kv_load_int, kv_mutex_lock,
+                             KV_POISONED, KvRow, KvSlice, kv_load_int, kv_load_u64, kv_mutex_lock,
                              kv_mutex_unlock, kv_store_int)
 from kvcore._ring cimport ring_at, ring_drop
 from kvcore._rows cimport rows_clear, rows_free, rows_key
@@ -349,7 +349,7 @@ cdef void space_counted(Commit* c, const CkSegment* table, uint64_t n, uint64_t 
                         int64_t revision, uint64_t end) noexcept nogil:
     cdef Space* s = &c.space
     cdef WalSegment* seg
-    cdef uint64_t i, last = end >> c.wal.segment_shift
+    cdef uint64_t i, upto, last = end >> c.wal.segment_shift
     kv_mutex_lock(&c.lock)
     s.number = number
     s.revision = revision
@@ -362,7 +362,8 @@ cdef void space_counted(Commit* c, const CkSegment* table, uint64_t n, uint64_t 
         s.live_bytes += table[i].live_bytes - table[i].history_bytes
         s.history_bytes += table[i].history_bytes
         if seg != NULL and not seg.retired:
-            s.counted_bytes += (seg.end if seg.end else c.wal.segment_bytes) - WAL_HEADER_BYTES
+            upto = kv_load_u64(&seg.end)     # the committer may be closing it
+            s.counted_bytes += (upto if upto else c.wal.segment_bytes) - WAL_HEADER_BYTES
         if seg == NULL or table[i].seq >= last:      # it was still being written
             continue
         seg.live_bytes = table[i].live_bytes

@@ -88,7 +88,7 @@ cdef int _roll_locked(Wal* w, uint64_t seq) noexcept nogil:
     rc = table_push(w, s)
     if rc == 0:
         if last != NULL:
-            last.end = w.next_pos - (last.seq << w.segment_shift)
+            kv_store_u64(&last.end, w.next_pos - (last.seq << w.segment_shift))
             if not w.in_memory:
                 seg_close_handle(w.io, last)
         kv_store_u64(&w.next_pos, (seq << w.segment_shift) + WAL_HEADER_BYTES)
