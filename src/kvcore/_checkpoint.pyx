@@ -29,7 +29,8 @@ from kvcore._native cimport (KV_CORRUPT, KV_IO, KV_KEY_MAX_BYTES, KV_NEWER_FORMA
                              KV_O_CREATE, KV_O_READ, KV_O_WRITE, KV_OK, KvIo, KvSlice, KvVersion,
                              kv_crc32c)
 from kvcore._rows cimport rows_clear, rows_free, rows_init, rows_key
-from kvcore._wal cimport CELL_HEAD, WAL_HEADER_BYTES, Wal
+from kvcore._segment_table cimport table_at
+from kvcore._wal cimport CELL_HEAD, WAL_HEADER_BYTES, Wal, WalSegment
 
 cdef enum:
     CK_ROWS_PER_STEP = 4096
@@ -123,6 +124,7 @@ cdef char* _join(const char* directory, const char* name, const char* suffix) no
 cdef int ck_begin(CkWriter* w, const KvIo* io, const char* directory, const char* name,
                   const CkInfo* info, BtSnapshot* snap, int64_t* leases,
                   const Wal* wal) noexcept nogil:
+    cdef const WalSegment* s
     cdef uint64_t i, last
     memset(w, 0, sizeof(CkWriter))
     rows_init(&w.rows)
@@ -143,10 +145,11 @@ cdef int ck_begin(CkWriter* w, const KvIo* io, const char* directory, const char
     if w.tmp_path == NULL or w.final_path == NULL or w.dir_path == NULL or w.table == NULL:
         return KV_NOMEM
     for i in range(w.span):
-        if wal.segments[i] != NULL and not wal.segments[i].retired:
-            w.table[i].seq = wal.segments[i].seq
-            w.table[i].nonce = wal.segments[i].nonce
-            w.table[i].seed = wal.segments[i].seed
+        s = table_at(wal, i)                 # once: the last reader may let it go meanwhile
+        if s != NULL and not s.retired:
+            w.table[i].seq = s.seq
+            w.table[i].nonce = s.nonce
+            w.table[i].seed = s.seed
     return KV_OK
 
 
