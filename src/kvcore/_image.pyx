@@ -25,10 +25,11 @@ from kvcore._checkpoint cimport CkInfo, CkWriter, ck_begin, ck_end, ck_step
 from kvcore._commit cimport Commit, Request, commit_claim, commit_unclaim
 from kvcore._engine cimport Engine
 from kvcore._leases cimport lt_dump
-from kvcore._native cimport (KV_CLOSED, KV_NOMEM, KV_OK, KV_O_CREATE,
+from kvcore._native cimport (KV_CLOSED, KV_NOMEM, KV_OK, KV_O_CREATE, kv_load_u64,
                              KV_O_WRITE, KvIo, kv_cond_signal, kv_crc32c, kv_mutex_lock,
                              kv_mutex_unlock, kv_raise, kv_random_u64)
 from kvcore._recovery cimport raise_errno
+from kvcore._segment_table cimport table_at, table_count
 from kvcore._wal cimport WAL_HEADER_BYTES, Wal, WalSegment
 
 cdef enum:
@@ -115,14 +116,15 @@ def segment_ends(Engine e):
     cdef list found = []
     e._enter()
     try:
-        for i in range(w.segment_count):
-            s = w.segments[i]
+        for i in range(table_count(w)):
+            s = table_at(w, i)               # a reader that goes may clear it, the committer end it
             if s == NULL:
                 continue
             # A segment that was begun for a batch that could not be written holds nothing.
             upto = s.seq << w.segment_shift
             upto = e.c.replay_from - upto if e.c.replay_from > upto else 0
-            end = s.end if s.end and i + 1 < w.segment_count else s.file_bytes
+            end = kv_load_u64(&s.end)
+            end = end if end and i + 1 < table_count(w) else s.file_bytes
             found.append((s.seq, min(end, upto)))
     finally:
         e._leave()
