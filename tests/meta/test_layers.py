@@ -37,7 +37,8 @@ LEVELS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("lease",), ("backup", "repair"), ("verify",)),
     (("store",),),
     (("kvcore",),),                     # the package itself: what `import kvcore` gives
-    (("manifests",), ("transfer",), ("etcd",)),
+    (("manifests",), ("transfer",), ("etcd",), ("kube",)),
+    (("sim",),),
     (("demo",),),
     (("cli",),),
     (("__main__",),),

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request before anybody looked into it, what its path means, and an answer.
+
+    HTTP/1.1, HTTP/2, a call in process ──> Request ──> Target (verb, resource, namespace, name)
+                                                │
+                                                └──> Answer (whole body, or chunks for a watch)
+
+Transports make Requests and send Answers; they know nothing else of Kubernetes.
+Source of the path's grammar: k8s.io/apiserver endpoints/request/requestinfo.go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+__all__ = ["Answer", "Request", "Target", "User", "parse_target"]
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who asks. `extra`: what an authenticator knows beside (for example the pod of a token)."""
+
+    name: str
+    groups: tuple[str, ...] = ()
+    uid: str = ""
+    extra: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+ANONYMOUS = User("system:anonymous", ("system:unauthenticated",))
+ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"))
+
+
+@dataclass(slots=True)
+class Request:
+    """Method, path, parameters, headers (names in lower case), body; the client's certificate in
+    DER when TLS brought one. `user`: set by a caller in process, who needs no authentication."""
+
+    method: str
+    path: str
+    query: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    certificate: bytes | None = None
+    user: User | None = None
+
+    @classmethod
+    def of(cls, method: str, url: str, **rest: Any) -> Request:
+        """From the request line: the path unquoted, the query parsed (last one of a name wins)."""
+        path, _, query = url.partition("?")
+        if "%" in path:
+            path = unquote(path)
+        return cls(method, path, dict(parse_qsl(query, keep_blank_values=True)) if query else {},
+                   **rest)
+
+
+@dataclass(slots=True)
+class Answer:
+    """Status code, body and content type; `chunks`: instead of a body, sent as they come, each
+    flushed (a watch). A transport that loses its client closes `chunks`."""
+
+    code: int
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+    chunks: AsyncIterator[bytes] | None = None
+
+
+@dataclass(slots=True)
+class Target:
+    """What a path and method mean. For a path that is no resource only verb and path are set."""
+
+    verb: str                    # create get list watch update patch delete deletecollection
+    path: str
+    prefix: str = ""             # "api" or "apis"; "": no resource
+    group: str = ""
+    version: str = ""
+    resource: str = ""
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+
+    @property
+    def is_resource(self) -> bool:
+        return bool(self.resource)
+
+
+VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch",
+         "DELETE": "delete"}
+NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
+
+
+def is_true(text: str | None) -> bool:
+    """A boolean parameter as upstream's query decoder reads it: "" counts as given."""
+    return text is not None and text.lower() not in ("false", "0")
+
+
+def parse_target(request: Request) -> Target:
+    """The path's meaning; it need not exist.
+
+    >>> t = parse_target(Request.of("GET", "/api/v1/namespaces/default/pods/web/status"))
+    >>> t.verb, t.resource, t.subresource, t.namespace, t.name
+    ('get', 'pods', 'status', 'default', 'web')
+    >>> parse_target(Request.of("GET", "/apis/apps/v1/deployments?watch=1")).verb
+    'watch'
+    """
+    method, path = request.method, request.path
+    parts = [part for part in path.split("/") if part]
+    verb = VERBS.get(method, method.lower())
+    if not parts or parts[0] not in ("api", "apis") or len(parts) < (3 if parts[0] == "api" else 4):
+        return Target(method.lower(), path)
+    target = Target(verb, path, parts[0])
+    if parts[0] == "api":
+        target.version, parts = parts[1], parts[2:]
+    else:
+        target.group, target.version, parts = parts[1], parts[2], parts[3:]
+    watching = parts[0] == "watch"           # /api/v1/watch/...: the old spelling
+    if watching:
+        parts = parts[1:]
+    if parts and parts[0] == "namespaces" and len(parts) > 1:
+        target.namespace = parts[1]
+        if len(parts) > 2 and parts[2] not in NAMESPACE_SUBRESOURCES:
+            parts = parts[2:]
+    _fill(target, parts)
+    if target.verb in ("get", "delete") and not target.name:
+        target.verb = "list" if target.verb == "get" else "deletecollection"
+    if watching or (target.verb == "list" and is_true(request.query.get("watch"))):
+        target.verb = "watch"
+    if target.verb == "list" and method == "HEAD":
+        target.verb = "get"
+    return target
+
+
+def _fill(target: Target, parts: list[str]) -> None:
+    if parts:
+        target.resource = parts[0]
+    if len(parts) > 1:
+        target.name = parts[1]
+    if len(parts) > 2:
+        target.subresource = parts[2]

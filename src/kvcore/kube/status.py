@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors as Kubernetes says them: an exception that is a Status object.
+
+    raise not_found(resource, "web-1")
+        └─> ApiError ── .status() ──> {"kind": "Status", "code": 404, "reason": "NotFound", ...}
+
+Texts, codes, reasons and details are those of apimachinery (api/errors, util/validation/field):
+clients compare them. One function an error; nothing else in the package makes a Status.
+Thread safety: none needed, values only. May not know: the store, HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from kvcore.kube.resources import Resource
+
+__all__ = ["ApiError", "Cause"]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What is wrong with one field. `reason`: FieldValueRequired, FieldValueInvalid, ..."""
+
+    field: str
+    reason: str
+    message: str
+
+
+class ApiError(Exception):
+    """A refusal with its HTTP code, reason and details."""
+
+    def __init__(self, code: int, reason: str, message: str,
+                 details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code, self.reason, self.message, self.details = code, reason, message, details
+        self.metadata: dict[str, Any] = {}      # an expired list's token to go on with
+
+    def status(self) -> dict[str, Any]:
+        """The Status object, as it stands in an answer or in an ERROR event."""
+        status: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": self.metadata,
+                                  "status": "Failure", "message": self.message}
+        if self.reason:
+            status["reason"] = self.reason
+        if self.details is not None:
+            status["details"] = self.details
+        status["code"] = self.code
+        return status
+
+    def body(self) -> bytes:
+        return orjson.dumps(self.status())
+
+
+def _of(resource: Resource, name: str = "") -> dict[str, Any]:
+    details: dict[str, Any] = {}
+    if name:
+        details["name"] = name
+    if resource.group:
+        details["group"] = resource.group
+    details["kind"] = resource.plural
+    return details
+
+
+# --- the request itself --------------------------------------------------------------------------
+
+def bad_request(message: str) -> ApiError:
+    return ApiError(400, "BadRequest", message)
+
+
+def unauthorized() -> ApiError:
+    return ApiError(401, "Unauthorized", "Unauthorized")
+
+
+def forbidden(resource: Resource | None, name: str, why: str) -> ApiError:
+    """Args: resource: None for a path that is no resource, which `name` then is."""
+    if resource is None:
+        return ApiError(403, "Forbidden", f'forbidden: {why}', {})
+    what = f'{resource.qualified} "{name}"' if name else resource.qualified
+    return ApiError(403, "Forbidden", f"{what} is forbidden: {why}", _of(resource, name))
+
+
+def no_such_path() -> ApiError:
+    return ApiError(404, "NotFound", "the server could not find the requested resource", {})
+
+
+def method_not_allowed() -> ApiError:
+    return ApiError(405, "MethodNotAllowed",
+                    "the server does not allow this method on the requested resource", {})
+
+
+def not_acceptable(accepted: str) -> ApiError:
+    return ApiError(406, "NotAcceptable",
+                    f"only the following media types are accepted: {accepted}")
+
+
+def too_large(limit: int) -> ApiError:
+    return ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
+
+
+def unsupported_media_type(accepted: str) -> ApiError:
+    return ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format"
+                    f" - accepted media types include: {accepted}")
+
+
+# --- objects ------------------------------------------------------------------------------------
+
+def not_found(resource: Resource, name: str) -> ApiError:
+    return ApiError(404, "NotFound", f'{resource.qualified} "{name}" not found',
+                    _of(resource, name))
+
+
+def already_exists(resource: Resource, name: str) -> ApiError:
+    return ApiError(409, "AlreadyExists", f'{resource.qualified} "{name}" already exists',
+                    _of(resource, name))
+
+
+MODIFIED = ("the object has been modified; please apply your changes to the latest version and "
+            "try again")
+
+
+def conflict(resource: Resource, name: str, why: str = MODIFIED) -> ApiError:
+    return ApiError(409, "Conflict",
+                    f'Operation cannot be fulfilled on {resource.qualified} "{name}": {why}',
+                    _of(resource, name))
+
+
+def invalid(resource: Resource, name: str, causes: list[Cause]) -> ApiError:
+    """422 with every cause. The message lists them in order, in brackets when there are several."""
+    said = list(dict.fromkeys(f"{c.field}: {c.message}" for c in causes))
+    what = said[0] if len(said) == 1 else f"[{', '.join(said)}]"
+    qualified = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
+    details = _of(resource, name) | {"kind": resource.kind, "causes": [
+        {"reason": c.reason, "message": c.message, "field": c.field} for c in causes]}
+    return ApiError(422, "Invalid", f'{qualified} "{name}" is invalid: {what}', details)
+
+
+# --- versions -----------------------------------------------------------------------------------
+
+def expired(message: str) -> ApiError:
+    return ApiError(410, "Expired", message)
+
+
+def too_old(asked: int, oldest: int) -> ApiError:
+    """A watch from before what is kept."""
+    return expired(f"too old resource version: {asked} ({oldest})")
+
+
+def too_new(asked: int, current: int) -> ApiError:
+    """A version that no write has reached: clients know it by the cause, and try again."""
+    return ApiError(504, "Timeout", f"Too large resource version: {asked}, current: {current}",
+                    {"causes": [{"reason": "ResourceVersionTooLarge",
+                                 "message": "Too large resource version"}],
+                     "retryAfterSeconds": 1})
+
+
+# --- the server ---------------------------------------------------------------------------------
+
+def too_many_requests(message: str, seconds: int = 1) -> ApiError:
+    return ApiError(429, "TooManyRequests", message, {"retryAfterSeconds": seconds})
+
+
+def internal(message: str) -> ApiError:
+    return ApiError(500, "InternalError", f"Internal error occurred: {message}",
+                    {"causes": [{"message": message}]})
+
+
+def unavailable(message: str) -> ApiError:
+    return ApiError(503, "ServiceUnavailable", message)
