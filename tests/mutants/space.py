@@ -194,4 +194,13 @@ SPACE = (
         new="pin = None  ",
         tests=("test_backup.py::test_segments_retired_while_they_are_copied",),
     ),
+    Mutant(
+        name="a_checkpoint_for_space_never_pays",
+        loses="A checkpoint is taken for a segment or two, however large it is itself: write "
+              "amplification.",
+        file="_space.pyx",
+        old="0 if written >= LOG_PER_BYTE * c.ck_bytes else FREED_PER_BYTE * c.ck_bytes",
+        new="0",
+        tests=("test_space.py::test_a_checkpoint_for_space_pays",),
+    ),
 )
