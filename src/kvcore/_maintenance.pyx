@@ -305,6 +305,9 @@ cdef bint maint_step(Commit* c, uint64_t now_ns, uint64_t budget) noexcept nogil
     cdef bint more
     cdef int rc = KV_OK
     kv_mutex_lock(&c.step_lock)
+    if _closing(c):                          # it may be closed, and freed, since the caller looked
+        kv_mutex_unlock(&c.step_lock)
+        return False
     _expire_cached(c, now_ns)
     _progress_step(c, now_ns)
     more = _lease_step(c, now_ns)
