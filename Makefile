@@ -17,7 +17,12 @@ SOURCES := setup.py pyproject.toml MANIFEST.in README.md $(wildcard examples/*) 
 # (A sanitizer keeps freed memory for a while: tests that compare resident sizes cannot hold.)
 # gRPC's threads are not instrumented.
 # The thread sanitizer itself complains in children of fork, on their standard error.
-FORKS := $(addprefix --deselect=tests/test_watch_edges.py::test_use_after_fork,[memory] [durable])
+# A shell that forks under it dies.
+FORKS := $(addprefix --deselect=tests/,$(foreach mode,[memory] [durable],\
+           test_watch_edges.py::test_use_after_fork$(mode) test_bad_input.py::test_use_after_fork$(mode)) \
+           test_store_edges.py::test_futures_and_fork \
+           test_watch_waiting.py::test_child_of_a_parked_loop_has_its_own \
+           test_transfer.py::test_a_pipe_from_one_to_the_other)
 SANITIZED ?= tests --ignore=tests/meta --ignore=tests/test_demo.py --ignore=tests/test_cli.py \
              --ignore-glob='*/test_etcd_oracle*' \
              --deselect tests/test_store.py::test_errors_leak_nothing \

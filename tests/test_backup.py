@@ -249,6 +249,22 @@ def test_a_target_that_is_there(ram_dir: Path) -> None:
     assert partials(ram_dir) == []
 
 
+def test_ctrl_c_as_the_directory_is_made(open_store: Opener, ram_dir: Path,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes behind the system call and before its caller goes on."""
+    mkdir = os.mkdir
+
+    def made_and_interrupted(path: str) -> None:
+        mkdir(path)
+        raise KeyboardInterrupt
+
+    db = open_store()
+    monkeypatch.setattr(os, "mkdir", made_and_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        db.backup(ram_dir / "backup")
+    assert not (ram_dir / "backup").exists() and partials(ram_dir) == []
+
+
 def partials(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir() if ".partial-" in path.name]
 

@@ -128,8 +128,10 @@ class NewDirectory:
         self._spare = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.mkdir(self.part)
-        except BaseException:
+        except BaseException:                # Ctrl-C: it may be there all the same
             os.close(self._spare)
+            if os.path.isdir(self.part):
+                os.rmdir(self.part)
             raise
         return self
 
