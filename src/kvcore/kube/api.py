@@ -3,7 +3,11 @@
 
     handle(request): authenticate -> target -> authorize -> verb (VERBS) -> Answer
         create  create.py      get, list  reading.py     watch  watching.py
-        update, patch, delete, deletecollection          changing.py
+        update, patch  changing.py     delete, deletecollection  deletion.py
+        pods/x/binding, deployments/x/scale, ...  subresources.py
+
+    await api.create(pods, {...}, "default")       the same verbs for callers in the process
+    await api.patch(pods, "web", {...}, "default")
 
 Transports (HTTP/1.1, HTTP/2) and callers in process use the same `handle`. Refusals are ApiErrors
 inside and Status answers outside. Everything belongs to one event loop; several Apis over one store
@@ -14,25 +18,29 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import orjson
 
 from kvcore import Store
 from kvcore.errors import ClosedError, NoSpaceError, RequestTooLargeError
-from kvcore.kube import status
+from kvcore.kube import meta, status
 from kvcore.kube.admission import Chain
 from kvcore.kube.caching import Feed
 from kvcore.kube.call import Call, Object, Options
+from kvcore.kube.changing import patch, update
 from kvcore.kube.codec import CODECS
 from kvcore.kube.create import create
+from kvcore.kube.deletion import delete, delete_collection
+from kvcore.kube.housekeeping import Housekeeping
 from kvcore.kube.keys import KeyLayout
 from kvcore.kube.metrics import Metrics
 from kvcore.kube.reading import get, list_objects
 from kvcore.kube.request import ADMIN, ANONYMOUS, Answer, Request, Target, User, parse_target
 from kvcore.kube.resources import Resource, Resources
-from kvcore.kube.storage import ObjectStore
+from kvcore.kube.storage import EventLease, ObjectStore
+from kvcore.kube.subresources import SUBRESOURCES, bind
 from kvcore.kube.watching import watch
 
 __all__ = ["Api"]
@@ -40,17 +48,28 @@ __all__ = ["Api"]
 _log = logging.getLogger("kvcore.kube")
 
 Verb = Callable[[Call], Awaitable[Answer]]
-VERBS: dict[str, Verb] = {"create": create, "get": get, "list": list_objects, "watch": watch}
+Texts = list[str]                       # `list` is a verb inside of Api
+VERBS: dict[str, Verb] = {
+    "create": create, "get": get, "list": list_objects, "watch": watch, "update": update,
+    "patch": patch, "delete": delete, "deletecollection": delete_collection}
+ON_COLLECTIONS = frozenset({"create", "list", "watch", "deletecollection"})
+OF_ALL_NAMESPACES = frozenset({"list", "watch"})
+OPTIONS = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
 
 
 class Api:
-    """All verbs over one store. `await start()` first, `await stop()` last."""
+    """All verbs over one store. `await start()` first, `await stop()` last.
+
+    Args: housekeeping: whether this one makes the system's namespaces, empties those that are
+    deleted, and gives each its ServiceAccount and the cluster's CA (`ca`, PEM).
+    """
 
     def __init__(self, store: Store, *, key_layout: Any = "grouped", storage_codec: str = "json",
                  admission: Chain | None = None, resources: Resources | None = None,
                  capacity: int = 100_000, capacities: dict[str, int] | None = None,
                  clock: Callable[[], float] = time.monotonic,
-                 now: Callable[[], float] = time.time) -> None:
+                 now: Callable[[], float] = time.time,
+                 housekeeping: bool = True, ca: str = "") -> None:
         if storage_codec not in CODECS:
             raise ValueError(f"storage_codec must be one of {', '.join(CODECS)}, "
                              f"got {storage_codec!r}")
@@ -58,33 +77,39 @@ class Api:
         self.layout = KeyLayout(key_layout)
         self.resources = resources or Resources()
         self.objects = ObjectStore(store)
+        self.event_lease = EventLease(store, clock)
         self.feed = Feed(store, self.layout, capacity=capacity, capacities=capacities)
         self.metrics = Metrics()
         self.admission = admission or Chain()
         self.clock, self.now = clock, now
+        self.housekeeping = Housekeeping(self, ca) if housekeeping else None
         self.authenticate: Callable[[Request], User] = lambda request: ANONYMOUS
         self.authorize: Callable[[User, Target], None] = lambda user, target: None
 
     async def start(self) -> None:
         self.feed.start()
+        if self.housekeeping is not None:
+            await self.housekeeping.start()
 
     async def stop(self) -> None:
+        if self.housekeeping is not None:
+            await self.housekeeping.stop()
         await self.feed.stop()
 
     async def handle(self, request: Request) -> Answer:
         """Never raises, but for CancelledError: what goes wrong is a Status answer."""
-        warnings: list[str] = []
+        warnings: Texts = []
         try:
             answer = await self._serve(request, warnings)
         except status.ApiError as error:
             answer = refusal(error)
         except Exception as error:
             answer = refusal(self._unexpected(error, request))
-        for text in warnings:
-            answer.headers.setdefault("Warning", f'299 - "{text}"')
+        if warnings:
+            answer.warnings.extend(warnings)
         return answer
 
-    async def _serve(self, request: Request, warnings: list[str]) -> Answer:
+    async def _serve(self, request: Request, warnings: Texts) -> Answer:
         user = request.user or self.authenticate(request)
         target = parse_target(request)
         self.authorize(user, target)
@@ -93,14 +118,47 @@ class Api:
         resource = self.resources.of_path(target.group, target.version, target.resource)
         if resource is None:
             raise status.no_such_path()
-        verb = VERBS.get(target.verb)
-        if verb is None or target.verb not in resource.verbs:
-            raise status.method_not_allowed()
-        if resource.namespaced and not target.namespace and target.verb not in ("list", "watch"):
-            raise status.no_such_path()
-        call = Call(self, request, target, resource, user, "CREATE", target.namespace, target.name,
-                    options=Options.of(request.query), warnings=warnings)
+        verb = self._verb(resource, target)
+        options = OPTIONS.get(target.verb)
+        call = Call(self, request, target, resource, user, "CREATE",
+                    target.namespace if resource.namespaced else "", target.name,
+                    options=Options.of(request.query, options) if options else Options(),
+                    warnings=warnings)
         return await verb(call)
+
+    def _verb(self, resource: Resource, target: Target) -> Verb:
+        """What serves a target; its name and namespace can be parts of a key.
+
+        Errors: 404 for paths that nothing has, 405 for verbs that this one has not, 400.
+        """
+        if resource.namespaced:
+            if not target.namespace and (target.name or target.subresource):
+                raise status.no_such_path()
+        elif target.namespace and not (resource.kind == "Namespace"
+                                       and target.name == target.namespace):
+            raise status.no_such_path()
+        if target.subresource:
+            verbs = SUBRESOURCES.get(target.subresource)
+            if verbs is None or target.subresource not in resource.subresources:
+                raise status.no_such_path()
+            verb = verbs.get(target.verb)
+        elif target.verb not in resource.verbs:
+            raise status.method_not_allowed()
+        else:
+            verb = bind if resource.kind == "Binding" else VERBS.get(target.verb)
+            if (not target.name) != (target.verb in ON_COLLECTIONS) and target.verb != "watch":
+                raise status.method_not_allowed()
+            if (resource.namespaced and not target.namespace
+                    and target.verb not in OF_ALL_NAMESPACES):
+                raise status.method_not_allowed()
+        if verb is None:
+            raise status.method_not_allowed()
+        if target.name and not target.name.isalnum():
+            meta.check_segment(target.name)
+        if target.namespace in (".", ".."):
+            raise status.ApiError(500, "", "invalid key: " + status.shown(
+                f"/{resource.plural}/{target.namespace}/{target.name}"))
+        return verb
 
     def _plain(self, target: Target) -> Answer:
         if target.path in ("/healthz", "/livez", "/readyz"):
@@ -121,14 +179,68 @@ class Api:
                      user: User = ADMIN) -> bytes:
         """The create path without a transport. Takes the object; returns JSON.
 
-        Errors: ApiError.
+        Errors: ApiError. Cost: 60 us with default admission, and a sync shared with others.
         """
-        target = Target("create", "", "api", resource.group, resource.version, resource.plural,
-                        "", namespace)
-        self.authorize(user, target)
-        request = Request("POST", "", body=orjson.dumps(obj))
-        call = Call(self, request, target, resource, user, "CREATE", namespace)
+        call = self._call("create", resource, namespace, "", user)
+        call.object = obj
         return (await create(call)).body
+
+    async def get(self, resource: Resource, name: str, namespace: str = "",
+                  user: User = ADMIN) -> bytes:
+        """JSON of one object, as the store has it. Errors: ApiError 404."""
+        return (await get(self._call("get", resource, namespace, name, user))).body
+
+    async def list(self, resource: Resource, namespace: str = "", user: User = ADMIN,
+                   **query: str) -> bytes:
+        """JSON of a list. Args: query: as in a URL (labelSelector, limit, ...)."""
+        return (await list_objects(self._call("list", resource, namespace, "", user, query))).body
+
+    async def update(self, resource: Resource, obj: Object, namespace: str = "",
+                     user: User = ADMIN, subresource: str = "") -> bytes:
+        """Replaces an object, or a part of it. Takes the object; returns JSON.
+
+        Errors: ApiError: 404, 409 if it names another version than the stored one.
+        """
+        name = (obj.get("metadata") or {}).get("name") or ""
+        call = self._call("update", resource, namespace, name, user, subresource=subresource)
+        call.object = obj
+        return (await self._verb(resource, call.target)(call)).body
+
+    async def patch(self, resource: Resource, name: str, patch: Any, namespace: str = "",
+                    user: User = ADMIN, subresource: str = "") -> bytes:
+        """A merge patch (a dict) or a JSON patch (a list). Returns: JSON of the object."""
+        call = self._call("patch", resource, namespace, name, user, subresource=subresource)
+        call.request.body = orjson.dumps(patch)
+        call.request.headers["content-type"] = (
+            "application/json-patch+json" if isinstance(patch, (tuple, type([])))
+            else "application/merge-patch+json")
+        return (await self._verb(resource, call.target)(call)).body
+
+    async def delete(self, resource: Resource, name: str, namespace: str = "",
+                     user: User = ADMIN, **query: str) -> bytes:
+        """Args: query: as in a URL (propagationPolicy, gracePeriodSeconds). Returns: JSON of what
+        DELETE answers. Errors: ApiError 404."""
+        return (await delete(self._call("delete", resource, namespace, name, user, query))).body
+
+    async def watch(self, resource: Resource, namespace: str = "", user: User = ADMIN,
+                    **query: str) -> AsyncIterator[bytes]:
+        """Chunks of JSON lines, as a watch sends them; the first one may be empty.
+
+        Close it (`aclose`). Args: query: as in a URL (resourceVersion, labelSelector, ...).
+        """
+        answer = await watch(self._call("watch", resource, namespace, "", user, query))
+        assert answer.chunks is not None
+        return answer.chunks
+
+    def _call(self, verb: str, resource: Resource, namespace: str, name: str, user: User,
+              query: dict[str, str] | None = None, subresource: str = "") -> Call:
+        """Errors: ApiError: what `authorize` says."""
+        target = Target(verb, "", "apis" if resource.group else "api", resource.group,
+                        resource.version, resource.plural, subresource, namespace, name)
+        self.authorize(user, target)
+        self._verb(resource, target)
+        return Call(self, Request("", "", query or {}), target, resource, user, "CREATE",
+                    namespace if resource.namespaced else "", name)
 
 
 def refusal(error: status.ApiError) -> Answer:

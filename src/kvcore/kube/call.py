@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kvcore.kube import status
 from kvcore.kube.request import ANONYMOUS, Request, Target, User, is_true
 from kvcore.kube.resources import Resource
+from kvcore.kube.status import Cause
 
 if TYPE_CHECKING:
     from kvcore.kube.api import Api
@@ -23,6 +24,8 @@ __all__ = ["Call", "Object", "Operation", "Options"]
 
 Object = dict[str, Any]
 Operation = Literal["CREATE", "UPDATE", "DELETE", "CONNECT"]
+
+MANAGER_MAX = 128                        # bytes of a fieldManager
 
 
 @dataclass(slots=True)
@@ -34,24 +37,33 @@ class Options:
     field_manager: str = ""
 
     @classmethod
-    def of(cls, query: dict[str, str]) -> Options:
+    def of(cls, query: dict[str, str], kind: str = "CreateOptions") -> Options:
+        """Args: kind: as errors name them. Errors: 422."""
         if not query:
             return cls()
-        dry_run = query.get("dryRun", "")
-        if dry_run not in ("", "All"):
-            raise status.bad_request(f'Invalid value: []string{{"{dry_run}"}}: dryRun: '
-                                     f'Unsupported value: "{dry_run}": supported values: "All"')
-        validation = query.get("fieldValidation", "") or "Warn"
-        if validation not in ("Ignore", "Warn", "Strict"):
-            raise status.bad_request(
-                f'fieldValidation: Unsupported value: "{validation}": supported values: '
-                '"Ignore", "Strict", "Warn"')
-        return cls(dry_run == "All", validation, query.get("fieldManager", ""))
+        manager = query.get("fieldManager", "")
+        validation = query.get("fieldValidation", "")
+        causes = []
+        if len(manager.encode()) > MANAGER_MAX:
+            causes.append(Cause("fieldManager", "FieldValueTooLong",
+                                f"Too long: may not be more than {MANAGER_MAX} bytes"))
+        causes.extend(Cause.invalid("fieldManager", manager, f"invalid character U+{ord(c):04X} "
+                                    f"(at position {len(manager[:at].encode())})")
+                      for at, c in enumerate(manager) if not c.isprintable())
+        if "dryRun" in query and query["dryRun"] != "All":
+            causes.append(Cause.unsupported("dryRun", [query["dryRun"]], "All"))
+        if validation not in ("", "Ignore", "Warn", "Strict"):
+            causes.append(Cause.unsupported("fieldValidation", validation, "", "Ignore", "Strict",
+                                            "Warn"))
+        if causes:
+            raise status.invalid_options(kind, causes)
+        return cls("dryRun" in query, validation or "Warn", manager)
 
 
 @dataclass(slots=True)
 class Call:
-    """See the module. `object` is the call's own: stages may change it in place."""
+    """See the module. `object` is the call's own: stages may change it in place. `old`: the
+    object as it is stored, for updates and deletes. `generated`: the name is the server's."""
 
     api: Api
     request: Request
@@ -68,6 +80,7 @@ class Call:
     key: bytes = b""
     encoded: bytes = b""
     revision: int = 0
+    generated: bool = False
 
     @property
     def subresource(self) -> str:

@@ -6,8 +6,8 @@
     authorize       may they: RBAC                                         api.handle
     decode          body -> object; kind, namespace and name agree with the path
     default         what upstream's defaulting fills in
-    mutate          mutating admission
-    prepare         name from generateName, uid, creationTimestamp, generation
+    mutate          mutating admission; name and namespace stay
+    prepare         uid, creationTimestamp, name from generateName, status, generation
     validate        names, required and unknown fields, the kind's own rules
     admit           validating admission
     encode          storage codec: bytes that say how they are written
@@ -17,63 +17,107 @@
 
 `CREATE` is this table; each stage's time is in `apiserver_kvcore_stage_duration_seconds`.
 Authorisation comes before decoding, as upstream: who may not create is not told what is wrong with
-the body. Source: apiserver endpoints/handlers/create.go, registry/rest/create.go.
+the body. Named invariant (own key): what is written lies at the key of the namespace in the path
+and of a name that is one path segment.
+Source: apiserver endpoints/handlers/create.go, registry/rest/create.go, registry/generic/registry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from kvcore.kube import meta, status
-from kvcore.kube.call import Call
-from kvcore.kube.codec import json_of, with_version
+import orjson
+
+from kvcore.kube import meta, status, strategy
+from kvcore.kube.call import Call, Object
+from kvcore.kube.codec import json_of, object_of, with_version
+from kvcore.kube.decode import _json_type as json_type
 from kvcore.kube.decode import decode_body
 from kvcore.kube.defaults import apply_defaults
-from kvcore.kube.request import Answer
+from kvcore.kube.metrics import Histogram
+from kvcore.kube.request import ADMIN, Answer, Request, Target
+from kvcore.kube.resources import Resource
 from kvcore.kube.storage import Exists
 from kvcore.kube.validation import check_fields, validate_create
+from kvcore.kube.views import renamed
 
-__all__ = ["CREATE", "create"]
+if TYPE_CHECKING:
+    from kvcore.kube.api import Api
 
+__all__ = ["CREATE", "create", "plant", "run"]
+
+T = TypeVar("T")
 Stage = Callable[[Call], Awaitable[None] | None]
+
+NOT_OF_THE_PATH = ("the namespace of the provided object does not match the namespace sent on the "
+                   "request")
+WIPED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink")
 
 
 def decode(call: Call) -> None:
     """The object; what the path says is filled in where the body is silent, and must agree."""
     if not call.object:
         call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""))
-        check_identity(call)
-        check_fields(call)
+    check_identity(call)
+    check_fields(call)
+    metadata = call.object["metadata"]
+    for part in WIPED:
+        metadata.pop(part, None)
+    call.name = metadata.get("name") or ""
 
 
 def check_identity(call: Call) -> None:
-    """apiVersion, kind, namespace and name of the body against those of the path."""
-    obj, resource = call.object, call.resource
-    version, kind = obj.setdefault("apiVersion", resource.api_version), obj.get("kind")
-    if kind is None:
-        obj["kind"] = kind = resource.kind
-    if (version, kind) != (resource.api_version, resource.kind):
-        raise status.bad_request(
-            f"{kind} in version \"{version}\" cannot be handled as a {resource.kind}: the API "
-            f"version in the data ({version}) does not match the expected API version "
-            f"({resource.api_version})" if kind == resource.kind else
-            f"{kind} in version \"{version}\" cannot be handled as a {resource.kind}")
+    """apiVersion, kind and namespace of the body against those of the path. Errors: 400."""
+    resource = call.resource
+    check_kind(call, call.object, resource.api_version, resource.kind)
+    metadata = call.object["metadata"]
+    check_namespace(call, metadata.get("namespace") or "")
+    if resource.namespaced:
+        metadata["namespace"] = call.namespace
+    else:
+        metadata.pop("namespace", None)
+
+
+def check_namespace(call: Call, namespace: str) -> None:
+    """Against the path's; where that has none, whatever is said counts for nothing. Errors: 400."""
+    if namespace and call.namespace and namespace != call.namespace:
+        raise status.bad_request(NOT_OF_THE_PATH)
+
+
+def check_kind(call: Call, obj: Object, api_version: str, kind: str) -> None:
+    """The body must be what the path serves; a body that is silent is taken to be. Errors: 400."""
+    said_version, said_kind = obj.get("apiVersion") or api_version, obj.get("kind") or kind
+    for part, said in (("apiVersion", said_version), ("kind", said_kind)):
+        if not isinstance(said, str):
+            body = call.request.body
+            begins = body[:30].decode(errors="replace") + (" ..." if len(body) > 30 else "")
+            raise status.bad_request(
+                f"the object provided is unrecognized (must be of type {kind}): couldn't get "
+                f"version/kind; json parse error: json: cannot unmarshal {json_type(said)} into Go "
+                f"struct field .{part} of type string ({begins})")
+    version = said_version.rpartition("/")[2]
+    what = f'{said_kind} in version "{version}" cannot be handled as a {kind}'
+    if (said_version, said_kind) != (api_version, kind):
+        if call.api.resources.of_kind(said_version, said_kind) is None:
+            raise status.bad_request(f'{what}: no kind "{said_kind}" is registered for version '
+                                     f'"{said_version}" in scheme "pkg/runtime/scheme.go:111"')
+        group = api_version.rpartition("/")[0].partition(".")[0] or "core"
+        raise status.bad_request(f"{what}: converting ({version}.{said_kind}) to "
+                                 f"({group}.{kind}): unknown conversion")
+    obj["apiVersion"], obj["kind"] = said_version, said_kind
     metadata = obj.get("metadata")
     if metadata is None:
-        metadata = obj["metadata"] = {}
-    if not isinstance(metadata, dict):
-        raise status.bad_request(f"{kind} in version \"{version}\" cannot be handled as a "
-                                 f"{resource.kind}: metadata must be an object")
-    if resource.namespaced:
-        namespace = metadata.setdefault("namespace", call.namespace) or call.namespace
-        metadata["namespace"] = namespace
-        if namespace != call.namespace:
-            raise status.bad_request("the namespace of the provided object does not match the "
-                                     "namespace sent on the request")
-    elif metadata.get("namespace"):
-        raise status.bad_request("the namespace of the provided object does not match the "
-                                 "namespace sent on the request")
+        obj["metadata"] = metadata = {}
+    elif not isinstance(metadata, dict):
+        raise status.bad_request(f"{what}: json: cannot unmarshal {json_type(metadata)} into Go "
+                                 f"struct field {kind}.metadata of type v1.ObjectMeta")
+    for part in ("name", "namespace", "generateName", "uid", "resourceVersion"):
+        value = metadata.get(part)
+        if value is not None and not isinstance(value, str):
+            raise status.bad_request(f"{what}: json: cannot unmarshal {json_type(value)} into Go "
+                                     f"struct field ObjectMeta.metadata.{part} of type string")
 
 
 def default(call: Call) -> None:
@@ -87,21 +131,23 @@ def mutate(call: Call) -> Awaitable[None] | None:
 def prepare(call: Call) -> None:
     """What the server alone decides of a new object."""
     metadata = call.object["metadata"]
-    if metadata.get("resourceVersion"):
-        raise status.ApiError(500, "", "resourceVersion should not be set on objects to be created")
-    for unset in ("resourceVersion", "selfLink", "deletionTimestamp",
-                  "deletionGracePeriodSeconds"):
-        metadata.pop(unset, None)
-    if metadata.get("generateName") and not metadata.get("name"):
-        metadata["name"] = meta.generate_name(metadata["generateName"])
+    name = metadata.get("name") or ""
+    if name != call.name:
+        raise status.internal("admission may not change metadata.name")
+    check_namespace(call, metadata.get("namespace") or "")
+    if call.resource.namespaced:
+        metadata["namespace"] = call.namespace
+    if not name and metadata.get("generateName"):
+        call.generated = True
+        metadata["name"] = call.name = meta.generate_name(metadata["generateName"])
     metadata["uid"] = meta.new_uid()
     metadata["creationTimestamp"] = meta.rfc3339(call.api.now())
-    metadata["generation"] = 1
-    call.name = metadata.get("name") or ""
+    strategy.prepare_create(call)
 
 
 def validate(call: Call) -> None:
     validate_create(call)
+    meta.check_segment(call.name)
 
 
 def admit(call: Call) -> Awaitable[None] | None:
@@ -109,31 +155,53 @@ def admit(call: Call) -> Awaitable[None] | None:
 
 
 def encode(call: Call) -> None:
-    call.encoded = call.api.codec.encode(call.object)
+    try:
+        call.encoded = call.api.codec.encode(call.object)
+    except (orjson.JSONEncodeError, UnicodeEncodeError) as error:
+        raise status.bad_request(f"the object cannot be written as JSON: {error}") from None
 
 
 async def store(call: Call) -> None:
     """One transaction; a clash of a generated name takes another name, eight times at most."""
     api, metadata = call.api, call.object["metadata"]
-    if call.options.dry_run:
-        return _dry(call)
-    generated = bool(metadata.get("generateName")) and not call.request.headers.get("x-named")
-    for left in reversed(range(meta.GENERATED_TRIES if generated else 1)):
+    sent = metadata.get("resourceVersion") or ""
+    if sent.isdigit() and int(sent):           # upstream takes no notice of what is no number
+        raise status.ApiError(500, "", "resourceVersion should not be set on objects to be created")
+    for left in reversed(range(meta.GENERATED_TRIES if call.generated else 1)):
         call.key = api.layout.key(call.resource, call.namespace, call.name)
         try:
-            call.revision = await api.objects.create(call.key, call.encoded, metadata["uid"])
+            if call.options.dry_run:
+                there = api.store.get(call.key)
+                if there is not None:
+                    raise Exists(there)
+            else:
+                call.revision = await api.objects.create(call.key, call.encoded, metadata["uid"],
+                                                         await lease_of(call))
             return
-        except Exists:
+        except Exists as taken:
             if not left:
-                raise status.already_exists(call.resource, call.name) from None
-        metadata["name"] = call.name = meta.generate_name(metadata["generateName"])
+                raise clash(call, object_of(taken.there.value)) from None
+        before, call.name = call.name, meta.generate_name(metadata["generateName"])
+        metadata["name"] = call.name
+        renamed(call.object, before)
         encode(call)
 
 
-def _dry(call: Call) -> None:
-    call.key = call.api.layout.key(call.resource, call.namespace, call.name)
-    if call.api.store.get(call.key) is not None:
-        raise status.already_exists(call.resource, call.name)
+def clash(call: Call, there: Object) -> status.ApiError:
+    """409 AlreadyExists, in upstream's three wordings."""
+    make = status.name_conflict if call.object["metadata"].get("generateName") else \
+        status.already_exists
+    error = make(call.resource, call.name)
+    if "deletionTimestamp" in there["metadata"]:
+        error.message = f"object is being deleted: {error.message}"
+    return error
+
+
+async def lease_of(call: Call) -> int:
+    """The lease of kinds that vanish by themselves (events, after an hour); 0: none."""
+    if call.resource.kind != "Event":
+        return 0
+    return await call.api.event_lease.take()
 
 
 async def observe(call: Call) -> None:
@@ -145,18 +213,41 @@ CREATE: tuple[tuple[str, Stage], ...] = (
     ("decode", decode), ("default", default), ("mutate", mutate), ("prepare", prepare),
     ("validate", validate), ("admit", admit), ("encode", encode), ("store", store),
     ("observe", observe))
+PLANT = tuple(stage for stage in CREATE if stage[0] not in ("mutate", "admit", "observe"))
 
 
-async def create(call: Call) -> Answer:
-    """All stages, each timed."""
-    times = call.api.metrics.stages
+async def run(subject: T, stages: Iterable[tuple[str, Callable[[T], Any]]],
+              times: Histogram) -> None:
+    """Stage after stage, each timed."""
     before = perf_counter()
-    for name, stage in CREATE:
-        waiting = stage(call)
+    for name, stage in stages:
+        waiting = stage(subject)
         if waiting is not None:
             await waiting
         now = perf_counter()
         times.observe(name, now - before)
         before = now
+
+
+async def create(call: Call) -> Answer:
+    """All stages. Returns: 201 and the object."""
+    await run(call, CREATE, call.api.metrics.stages)
     body = json_of(call.encoded)
     return Answer(201, with_version(body, call.revision) if call.revision else body)
+
+
+async def plant(api: Api, resource: Resource, obj: Object, namespace: str = "") -> bool:
+    """An object of the server's own: no admission, nobody waits for the caches.
+
+    Returns: whether it was not there.
+    """
+    target = Target("create", "", "api", resource.group, resource.version, resource.plural, "",
+                    namespace)
+    call = Call(api, Request("POST", ""), target, resource, ADMIN, "CREATE", namespace, object=obj)
+    try:
+        await run(call, PLANT, api.metrics.stages)
+    except status.ApiError as error:
+        if error.reason == "AlreadyExists":
+            return False
+        raise
+    return True

@@ -8,45 +8,70 @@ storage/names (generate.go). Thread safety: none needed. May not know: the store
 
 from __future__ import annotations
 
-import random
+import os
 import re
 import time
-import uuid
 from typing import Any
 
-__all__ = ["generate_name", "new_uid", "rfc3339", "name_problem"]
+from kvcore.kube import status
+from kvcore.kube.status import Cause
+
+__all__ = ["check_segment", "generate_name", "keep_system_fields", "name_problem", "new_uid",
+           "rfc3339", "segment_problem", "update_causes"]
 
 Object = dict[str, Any]
 
 SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"      # no vowels, nothing read two ways
 SUFFIX_LENGTH = 5
+SUFFIXES = len(SUFFIX_LETTERS) ** SUFFIX_LENGTH
 MAX_NAME = 63
 GENERATED_TRIES = 8                                 # names tried before a clash is told
 
-_random = random.SystemRandom()
+
+def draw() -> int:
+    """The number of a suffix, from the system's randomness."""
+    number: int = int.from_bytes(os.urandom(8), "little") % SUFFIXES
+    return number
 
 
-def generate_name(base: str, rng: random.Random = _random) -> str:
+def generate_name(base: str) -> str:
     """`base`, shortened to leave room, and five random letters.
 
     >>> name = generate_name("web-")
     >>> len(name), name[:4]
     (9, 'web-')
     """
-    return base[:MAX_NAME - SUFFIX_LENGTH] + "".join(rng.choices(SUFFIX_LETTERS, k=SUFFIX_LENGTH))
+    number, suffix = draw(), ""
+    for _ in range(SUFFIX_LENGTH):
+        number, letter = divmod(number, len(SUFFIX_LETTERS))
+        suffix += SUFFIX_LETTERS[letter]
+    return base[:MAX_NAME - SUFFIX_LENGTH] + suffix
+
+
+_CLEAR = ~(0xF000 << 64 | 0xC000 << 48)
+_SET = 0x4000 << 64 | 0x8000 << 48
 
 
 def new_uid() -> str:
-    return str(uuid.uuid4())
+    """A random UUID (version 4). Cost: 1 us, a third of uuid.uuid4's."""
+    digits = f"{int.from_bytes(os.urandom(16), 'big') & _CLEAR | _SET:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+_last = (0, "1970-01-01T00:00:00Z")                 # one tuple: read and replaced whole
 
 
 def rfc3339(seconds: float) -> str:
-    """Seconds since 1970 as a time of whole seconds in UTC.
+    """Seconds since 1970 as a time of whole seconds in UTC. Cost: 0.1 us within one second.
 
     >>> rfc3339(0.5)
     '1970-01-01T00:00:00Z'
     """
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    global _last
+    whole, last = int(seconds), _last
+    if last[0] != whole:
+        last = _last = (whole, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(whole)))
+    return last[1]
 
 
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -78,12 +103,7 @@ def name_problem(name: str, rule: str = "subdomain") -> str | None:
     (None, 'must be no more than 253 characters')
     """
     if rule == "path":
-        if name in (".", ".."):
-            return f"may not be '{name}'"
-        for bad in "/%":
-            if bad in name:
-                return f"may not contain '{bad}'"
-        return None
+        return segment_problem(name)
     pattern, words, longest = {
         "subdomain": (SUBDOMAIN, SUBDOMAIN_RULE, 253),
         "label": (LABEL_1123, LABEL_RULE, 63),
@@ -92,3 +112,63 @@ def name_problem(name: str, rule: str = "subdomain") -> str | None:
     if len(name) > longest:
         return f"must be no more than {longest} characters"
     return None if pattern.match(name) else words
+
+
+def segment_problem(name: str) -> str | None:
+    """Why a text cannot be one part of a path, in apimachinery's words; None if it can."""
+    if name in (".", ".."):
+        return f"may not be '{name}'"
+    for bad in "/%":
+        if bad in name:
+            return f"may not contain '{bad}'"
+    return None
+
+
+def check_segment(name: str, what: str = "Name") -> None:
+    """A name or namespace of a path or a key. Errors: 400, in upstream's words."""
+    problem = segment_problem(name)
+    if problem:
+        raise status.bad_request(f"{what} parameter invalid: {status.shown(name)}: {problem}")
+
+
+# --- updates --------------------------------------------------------------------------------------
+
+IMMUTABLE = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp",
+             "deletionGracePeriodSeconds")
+
+
+def keep_system_fields(new: Object, old: Object) -> None:
+    """What an update cannot change or need not repeat, before the new object is looked at.
+
+    A deletion cannot be taken back; a generation is counted by the server.
+    """
+    for part in ("generation", "creationTimestamp"):
+        if part in old:
+            new[part] = old[part]
+        else:
+            new.pop(part, None)
+    if not new.get("uid"):
+        new["uid"] = old["uid"]
+    if "deletionTimestamp" in old:
+        new["deletionTimestamp"] = old["deletionTimestamp"]
+        if "deletionGracePeriodSeconds" in old and new.get("deletionGracePeriodSeconds") is None:
+            new["deletionGracePeriodSeconds"] = old["deletionGracePeriodSeconds"]
+    for part in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
+        if part in new and new[part] in (None, ""):
+            del new[part]
+
+
+def update_causes(new: Object, old: Object) -> list[Cause]:
+    """What is wrong with the metadata of a changed object beside that of the stored one."""
+    causes = []
+    if "deletionTimestamp" in old:
+        had = set(old.get("finalizers") or ())
+        more = sorted(f for f in new.get("finalizers") or () if f not in had)
+        if more:
+            listed = ", ".join(f'"{name}"' for name in more)
+            causes.append(Cause.forbidden(
+                "metadata.finalizers", "no new finalizers can be added if the object is being "
+                f"deleted, found new finalizers []string{{{listed}}}"))
+    causes.extend(Cause.invalid(f"metadata.{part}", new.get(part), "field is immutable")
+                  for part in IMMUTABLE if new.get(part) != old.get(part))
+    return causes

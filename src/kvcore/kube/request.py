@@ -59,13 +59,32 @@ class Request:
 @dataclass(slots=True)
 class Answer:
     """Status code, body and content type; `chunks`: instead of a body, sent as they come, each
-    flushed (a watch). A transport that loses its client closes `chunks`."""
+    flushed (a watch). A transport that loses its client closes `chunks`. `warnings`: sent as a
+    Warning header each; `lines()` has them and all other headers."""
 
     code: int
     body: bytes = b""
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
     chunks: AsyncIterator[bytes] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """The header lines beside those of the body's length and type, which the transport makes.
+
+        >>> Answer(200, warnings=['a "b"', "c"]).lines()
+        [('Warning', '299 - "a \\\\"b\\\\""'), ('Warning', '299 - "c"')]
+        """
+        return [*self.headers.items(), *(("Warning", warning_value(w)) for w in self.warnings)]
+
+
+def warning_value(text: str) -> str:
+    """The value of a Warning header. Control characters would end the line: they are left out,
+    where upstream leaves the whole warning out."""
+    if not text.isprintable():
+        text = "".join(c for c in text if c >= " " and not "\x7f" <= c <= "\x9f")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'299 - "{escaped}"'
 
 
 @dataclass(slots=True)
@@ -107,9 +126,10 @@ def parse_target(request: Request) -> Target:
     'watch'
     """
     method, path = request.method, request.path
-    parts = [part for part in path.split("/") if part]
+    parts = path.strip("/").split("/")
     verb = VERBS.get(method, method.lower())
-    if not parts or parts[0] not in ("api", "apis") or len(parts) < (3 if parts[0] == "api" else 4):
+    if (parts[0] not in ("api", "apis") or len(parts) < (3 if parts[0] == "api" else 4)
+            or "" in parts):
         return Target(method.lower(), path)
     target = Target(verb, path, parts[0])
     if parts[0] == "api":
@@ -139,4 +159,4 @@ def _fill(target: Target, parts: list[str]) -> None:
     if len(parts) > 1:
         target.name = parts[1]
     if len(parts) > 2:
-        target.subresource = parts[2]
+        target.subresource = "/".join(parts[2:])

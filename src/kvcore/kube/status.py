@@ -11,6 +11,8 @@ Thread safety: none needed, values only. May not know: the store, HTTP.
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ import orjson
 
 from kvcore.kube.resources import Resource
 
-__all__ = ["ApiError", "Cause"]
+__all__ = ["ApiError", "Cause", "shown"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,44 @@ class Cause:
     field: str
     reason: str
     message: str
+
+    @classmethod
+    def invalid(cls, field: str, value: object, why: str) -> Cause:
+        """A malformed value; `value` is shown as upstream shows it.
+
+        >>> Cause.invalid("spec.replicas", -1, "must not be negative").message
+        'Invalid value: -1: must not be negative'
+        """
+        return cls(field, "FieldValueInvalid", f"Invalid value: {shown(value)}: {why}")
+
+    @classmethod
+    def required(cls, field: str, why: str = "") -> Cause:
+        return cls(field, "FieldValueRequired", f"Required value: {why}" if why else
+                   "Required value")
+
+    @classmethod
+    def forbidden(cls, field: str, why: str) -> Cause:
+        return cls(field, "FieldValueForbidden", f"Forbidden: {why}")
+
+    @classmethod
+    def unsupported(cls, field: str, value: object, *supported: str) -> Cause:
+        """A value that is none of the supported ones."""
+        known = ", ".join(f'"{text}"' for text in supported)
+        return cls(field, "FieldValueNotSupported",
+                   f"Unsupported value: {shown(value)}: supported values: {known}")
+
+
+def shown(value: object) -> str:
+    """A value in a message: JSON, with the escapes of Go's %q for strings.
+
+    >>> print(shown("a\x01b"), shown(["x", 1]))
+    "a\\x01b" ["x",1]
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return CONTROL.sub(r"\1\\x\2", text) if isinstance(value, str) else text
+
+
+CONTROL = re.compile(r"(?<!\\)((?:\\\\)*)\\u00([0-9a-f]{2})")
 
 
 class ApiError(Exception):
@@ -97,7 +137,11 @@ def not_acceptable(accepted: str) -> ApiError:
 
 
 def too_large(limit: int) -> ApiError:
-    return ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
+    return entity_too_large(f"limit is {limit}")
+
+
+def entity_too_large(why: str) -> ApiError:
+    return ApiError(413, "RequestEntityTooLarge", f"Request entity too large: {why}")
 
 
 def unsupported_media_type(accepted: str) -> ApiError:
@@ -117,6 +161,14 @@ def already_exists(resource: Resource, name: str) -> ApiError:
                     _of(resource, name))
 
 
+def name_conflict(resource: Resource, name: str) -> ApiError:
+    """A name from generateName that is taken."""
+    return ApiError(409, "AlreadyExists",
+                    f'{resource.qualified} "{name}" already exists, the server was not able to '
+                    "generate a unique name for the object",
+                    _of(resource, name) | {"retryAfterSeconds": 1})
+
+
 MODIFIED = ("the object has been modified; please apply your changes to the latest version and "
             "try again")
 
@@ -127,14 +179,69 @@ def conflict(resource: Resource, name: str, why: str = MODIFIED) -> ApiError:
                     _of(resource, name))
 
 
+def precondition(resource: Resource, name: str, kind: str, asked: str, found: str) -> ApiError:
+    """A delete's precondition that does not hold. Args: kind: "UID" or "ResourceVersion".
+
+    Upstream names the kind here, not the resource.
+    """
+    happened = "deleted and then recreated" if kind == "UID" else "modified"
+    qualified = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
+    return ApiError(409, "Conflict",
+                    f'Operation cannot be fulfilled on {qualified} "{name}": the {kind} in the '
+                    f"precondition ({asked}) does not match the {kind} in record ({found}). "
+                    f"The object might have been {happened}",
+                    _of(resource, name) | {"kind": resource.kind})
+
+
+def store_precondition(key: bytes, asked: str, found: str, kind: str = "UID") -> str:
+    """The words of a conflict when a write names another object's uid, or another version."""
+    return (f"StorageError: invalid object, Code: 4, Key: {key.decode()}, ResourceVersion: 0, "
+            f"AdditionalErrorMsg: Precondition failed: {kind} in precondition: {asked}, {kind} in "
+            f"object meta: {found}")
+
+
 def invalid(resource: Resource, name: str, causes: list[Cause]) -> ApiError:
     """422 with every cause. The message lists them in order, in brackets when there are several."""
+    return invalid_kind(resource.group, resource.kind, name, causes)
+
+
+def invalid_options(kind: str, causes: list[Cause]) -> ApiError:
+    """422 about CreateOptions, DeleteOptions, ..."""
+    return invalid_kind("meta.k8s.io", kind, "", causes)
+
+
+def invalid_kind(group: str, kind: str, name: str, causes: list[Cause]) -> ApiError:
+    """As `invalid`, where there is no resource; kind "": a patch that makes no object."""
     said = list(dict.fromkeys(f"{c.field}: {c.message}" for c in causes))
     what = said[0] if len(said) == 1 else f"[{', '.join(said)}]"
-    qualified = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
-    details = _of(resource, name) | {"kind": resource.kind, "causes": [
-        {"reason": c.reason, "message": c.message, "field": c.field} for c in causes]}
+    qualified = f"{kind}.{group}" if group else kind
+    details: dict[str, Any] = {k: v for k, v in (("name", name), ("group", group), ("kind", kind))
+                               if v}
+    details["causes"] = [{"reason": c.reason, "message": c.message, "field": c.field}
+                         for c in causes]
     return ApiError(422, "Invalid", f'{qualified} "{name}" is invalid: {what}', details)
+
+
+def unprocessable() -> ApiError:
+    """A JSON patch that does not apply: upstream says no more than this."""
+    return ApiError(422, "Invalid",
+                    "the server rejected our request due to an error in our request", {})
+
+
+def success(code: int = 0, details: dict[str, Any] | None = None) -> bytes:
+    """The Status of something done that has no object to show; `code` 0: not said."""
+    said: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": {},
+                            "status": "Success"}
+    if details is not None:
+        said["details"] = details
+    if code:
+        said["code"] = code
+    return orjson.dumps(said)
+
+
+def deleted(resource: Resource, name: str, uid: str) -> bytes:
+    """The Status of a delete, of kinds whose delete does not show the object."""
+    return success(details=_of(resource, name) | {"uid": uid})
 
 
 # --- versions -----------------------------------------------------------------------------------

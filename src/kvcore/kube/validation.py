@@ -6,7 +6,7 @@ from __future__ import annotations
 from kvcore.kube import meta, status
 from kvcore.kube.call import Call
 
-__all__ = ["check_fields", "validate_create"]
+__all__ = ["check_fields", "validate_create", "validate_update"]
 
 
 def check_fields(call: Call) -> None:
@@ -24,3 +24,11 @@ def validate_create(call: Call) -> None:
     if problem:
         raise status.invalid(call.resource, name, [status.Cause(
             "metadata.name", "FieldValueInvalid", f'Invalid value: "{name}": {problem}')])
+
+
+def validate_update(call: Call) -> None:
+    """The changed object beside `call.old`. Errors: 422 with every cause."""
+    assert call.old is not None
+    causes = meta.update_causes(call.object["metadata"], call.old["metadata"])
+    if causes:                                 # upstream looks twice, and lists each cause twice
+        raise status.invalid(call.resource, call.name, causes * 2)
