@@ -75,7 +75,7 @@ VIEWS: dict[str, View] = {name: View(_itself, write, check=views.CHECKS.get(name
 
 class Change:
     """One PUT or PATCH under way: the call, and what its attempts share. `make(call, seen)`: the
-    new object, as the view shows it, from what is stored."""
+    new object, as the view shows it, from what is stored, of which it may not change a part."""
 
     __slots__ = ("call", "view", "make", "stored", "old", "seen", "gone", "plain")
 
@@ -124,6 +124,7 @@ def checked(call: Call, view: View) -> Object:
     check_types(call, view)
     metadata = call.object["metadata"]
     check_namespace(call, metadata.get("namespace") or "")
+    meta.tidy(metadata)
     if call.namespace:
         metadata["namespace"] = call.namespace
     else:

@@ -65,6 +65,7 @@ def decode(call: Call) -> None:
     metadata = call.object["metadata"]
     for part in WIPED:
         metadata.pop(part, None)
+    meta.tidy(metadata)
     call.name = metadata.get("name") or ""
 
 

@@ -17,6 +17,7 @@ publisher, podgc; kube-apiserver: controlplane/controller/systemnamespaces.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
@@ -197,9 +198,10 @@ class Housekeeping:
     async def _let_go(self, name: str) -> None:
         """Takes the finalizer `kubernetes` off; the namespace goes if it was the last."""
         def without(call: Call, seen: Object) -> Object:
-            spec = seen.setdefault("spec", {})
+            made = copy.deepcopy(seen)
+            spec = made.setdefault("spec", {})
             spec["finalizers"] = [f for f in spec.get("finalizers") or () if f != "kubernetes"]
-            return seen
+            return made
         try:
             await change(self._call("update", self._namespaces, "", name, "finalize"),
                          VIEWS["finalize"], without)

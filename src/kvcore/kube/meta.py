@@ -17,7 +17,7 @@ from kvcore.kube import status
 from kvcore.kube.status import Cause
 
 __all__ = ["check_segment", "generate_name", "keep_system_fields", "name_problem", "new_uid",
-           "rfc3339", "segment_problem", "update_causes"]
+           "rfc3339", "segment_problem", "tidy", "update_causes"]
 
 Object = dict[str, Any]
 
@@ -131,6 +131,13 @@ def check_segment(name: str, what: str = "Name") -> None:
         raise status.bad_request(f"{what} parameter invalid: {status.shown(name)}: {problem}")
 
 
+def tidy(metadata: Object) -> None:
+    """Leaves out what is empty: upstream does not tell empty from absent here."""
+    for part in ("finalizers", "ownerReferences", "labels", "annotations"):
+        if part in metadata and not metadata[part]:
+            del metadata[part]
+
+
 # --- updates --------------------------------------------------------------------------------------
 
 IMMUTABLE = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp",
@@ -153,8 +160,9 @@ def keep_system_fields(new: Object, old: Object) -> None:
         new["deletionTimestamp"] = old["deletionTimestamp"]
         if "deletionGracePeriodSeconds" in old and new.get("deletionGracePeriodSeconds") is None:
             new["deletionGracePeriodSeconds"] = old["deletionGracePeriodSeconds"]
-    for part in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
-        if part in new and new[part] in (None, ""):
+    new.pop("selfLink", None)
+    for part in ("deletionTimestamp", "deletionGracePeriodSeconds"):
+        if part in new and new[part] is None:
             del new[part]
 
 

@@ -162,6 +162,8 @@ def _keep_decisions(new: Object, old: Object) -> None:
     found = conditions(new, False) + conditions(old, True)
     if found:
         new.setdefault("status", {})["conditions"] = found
+    else:
+        (new.get("status") or {}).pop("conditions", None)
 
 
 def approval_only(new: Object, old: Object) -> Object:

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes on by itself: the system's namespaces, what each has, and how one ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import orjson
+import pytest
+from kube_server import Kube, config_map, pod
+
+import kvcore
+
+NAMESPACES = "/api/v1/namespaces"
+N = f"{NAMESPACES}/n"
+MAPS = f"{N}/configmaps"
+
+
+@contextmanager
+def replicas(count: int) -> Iterator[list[Kube]]:
+    """Servers over one store, on one loop."""
+    store, kubes = kvcore.open(), list[Kube]()
+    for _ in range(count):
+        kube = Kube(store, housekeeping=True, ca="PEM")
+        if kubes:
+            kube.loop.close()
+            kube.loop = kubes[0].loop
+        kube.run(kube.api.start())
+        kubes.append(kube)
+    try:
+        yield kubes
+    finally:
+        for kube in kubes:
+            kube.run(kube.api.stop())
+        kubes[0].loop.close()
+        store.close()
+
+
+def until(kube: Kube, true: Callable[[], bool]) -> None:
+    """Lets the loop run until something holds; the store's changes wake it."""
+    async def wait() -> None:
+        with kube.store.watch(prefix=b"/registry/") as watch:
+            while not true():
+                await asyncio.wait_for(anext(watch), 20)
+    kube.run(wait())
+
+
+def stored(kube: Kube, *parts: str) -> bool:
+    return kube.store.get("/".join(("/registry", *parts)).encode()) is not None
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_systems_namespaces(count: int) -> None:
+    with replicas(count) as kubes:
+        kube = kubes[-1]
+        names = {i["metadata"]["name"]: i for i in kube.call("GET", NAMESPACES).obj["items"]}
+        assert sorted(names) == ["default", "kube-node-lease", "kube-public", "kube-system"]
+        assert all(i["status"] == {"phase": "Active"} for i in names.values())
+        for name in names:
+            ca = kube.call("GET", f"{NAMESPACES}/{name}/configmaps/kube-root-ca.crt")
+            assert ca.obj["data"] == {"ca.crt": "PEM"}
+            account = kube.call("GET", f"{NAMESPACES}/{name}/serviceaccounts/default")
+            assert account.code == 200
+        assert kube.store.revision == 1 + 12   # each was made once
+
+
+def test_a_start_over_what_is_there_writes_nothing() -> None:
+    store = kvcore.open()
+    for _ in range(2):
+        kube = Kube(store, housekeeping=True)
+        kube.run(kube.api.start())
+        kube.run(kube.api.stop())
+        kube.loop.close()
+        assert store.revision == 13
+    store.close()
+
+
+def test_each_namespace_has_its_account() -> None:
+    with replicas(2) as kubes:
+        kubes[0].make(NAMESPACES, {"metadata": {"name": "n"}})
+        until(kubes[0], lambda: stored(kubes[0], "serviceaccounts", "n", "default")
+              and stored(kubes[0], "configmaps", "n", "kube-root-ca.crt"))
+        assert kubes[0].store.revision == 13 + 3
+        kubes[1].call("DELETE", f"{N}/serviceaccounts/default")
+        until(kubes[0], lambda: stored(kubes[0], "serviceaccounts", "n", "default"))
+        kubes[1].call("DELETE", f"{MAPS}/kube-root-ca.crt")
+        until(kubes[0], lambda: stored(kubes[0], "configmaps", "n", "kube-root-ca.crt"))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_end_of_a_namespace(count: int) -> None:
+    with replicas(count) as kubes:
+        kube = kubes[0]
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        kube.make(NAMESPACES, {"metadata": {"name": "nn"}})
+        for number in range(100):
+            kube.make(MAPS, config_map(f"c{number}"))
+        kube.make(f"{N}/pods", pod("p", "lost-node", {"terminationGracePeriodSeconds": 30}))
+        kube.make("/api/v1/namespaces/nn/configmaps", config_map("other"))
+        kube.make(MAPS.replace("configmaps", "secrets"), {"metadata": {"name": "s"}})
+        assert kube.call("DELETE", N).code == 200
+        until(kube, lambda: not stored(kube, "namespaces", "n"))
+        left = [kv.key for kv in kube.store.range(prefix=b"/registry/") if b"/n/" in kv.key]
+        assert left == []
+        assert stored(kube, "configmaps", "nn", "other")
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})         # it may come again
+        until(kube, lambda: stored(kube, "serviceaccounts", "n", "default"))
+
+
+def test_a_namespace_waits_for_finalizers_and_for_its_pods() -> None:
+    with replicas(1) as (kube,):
+        kube.make("/api/v1/nodes", {"metadata": {"name": "n1"}})
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        kube.make(MAPS, config_map("held", finalizers=["x.y/z"]))
+        kube.make(f"{N}/pods", pod("p", "n1", {"terminationGracePeriodSeconds": 30}))
+        kube.call("DELETE", N)
+        until(kube, lambda: not stored(kube, "serviceaccounts", "n", "default"))
+        kube.settle()
+        ending = kube.call("GET", f"{N}/pods/p")
+        assert ending.meta["deletionGracePeriodSeconds"] == 30
+        assert kube.call("GET", N).obj["status"] == {"phase": "Terminating"}
+        kube.call("DELETE", f"{N}/pods/p", {"gracePeriodSeconds": 0})
+        kube.settle()
+        assert stored(kube, "namespaces", "n")
+        kube.call("PATCH", f"{MAPS}/held", {"metadata": {"finalizers": None}}, patch="merge")
+        until(kube, lambda: not stored(kube, "namespaces", "n"))
+
+
+def test_an_end_that_was_interrupted_goes_on() -> None:
+    store = kvcore.open()
+    with Kube(store) as kube:                  # without housekeeping
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        kube.make(MAPS, config_map("a"))
+        kube.call("DELETE", N)
+        kube.run(kube.api.stop())
+        other = Kube(store, housekeeping=True)
+        other.run(other.api.start())
+        until(other, lambda: not stored(other, "namespaces", "n"))
+        other.run(other.api.stop())
+        other.loop.close()
+
+
+def test_a_foreign_finalizer_of_the_namespace_stays() -> None:
+    with replicas(1) as (kube,):
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}, "spec": {"finalizers": ["x.y/z"]}})
+        kube.call("DELETE", N)
+        until(kube, lambda: finalizers(kube) == ["x.y/z"])
+        last = kube.call("PUT", f"{N}/finalize", {"metadata": {"name": "n"}, "spec": {}})
+        assert last.code == 200 and not stored(kube, "namespaces", "n")
+
+
+def finalizers(kube: Kube) -> list[str]:
+    found = kube.store.get(b"/registry/namespaces/n")
+    assert found is not None
+    names: list[str] = orjson.loads(found.value)["spec"].get("finalizers", [])
+    return names
+
+
+def test_stop_ends_everything() -> None:
+    with replicas(1) as (kube,):
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        kube.make(f"{N}/pods", pod("p", "n1", finalizers=["x.y/z"]))
+        kube.call("DELETE", N)
+        kube.run(kube.api.stop())
+        assert {t for t in asyncio.all_tasks(kube.loop) if not t.done()} == set()
