@@ -14,6 +14,7 @@ from kvcore.kube import status
 from kvcore.kube.admission import Chain
 from kvcore.kube.call import Call
 from kvcore.kube.request import Answer
+from kvcore.kube.storage import Changed
 
 A = f"{CONFIG_MAPS}/a"
 P = f"{PODS}/p"
@@ -90,6 +91,23 @@ def test_preconditions_that_hold(kube: Kube) -> None:
     before = {"uid": made.meta["uid"], "resourceVersion": str(made.rv)}
     assert kube.call("DELETE", P, {"preconditions": before, "gracePeriodSeconds": 0}).code == 200
     assert kube.call("GET", P).code == 404
+
+
+def test_a_precondition_held_when_it_was_asked(kube: Kube, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody writes between the two writes of a pod's delete: it goes all the same."""
+    made = kube.make(PODS, pod("p", "n1"))
+    remove, tries = kube.api.objects.remove, []
+
+    async def slower(key: bytes, revision: int) -> int:
+        tries.append(revision)
+        if len(tries) == 1:
+            kube.store.put(key, kube.store.get(key).value)     # type: ignore[union-attr]
+            raise Changed(None)
+        return await remove(key, revision)
+    monkeypatch.setattr(kube.api.objects, "remove", slower)
+    before = {"resourceVersion": str(made.rv)}
+    assert kube.call("DELETE", P, {"preconditions": before, "gracePeriodSeconds": 0}).code == 200
+    assert len(tries) == 2 and kube.call("GET", P).code == 404
 
 
 @pytest.mark.parametrize("how", ["?dryRun=All", {"dryRun": ["All"]}])

@@ -12,6 +12,7 @@ import pytest
 from kube_server import Kube, config_map, pod
 
 import kvcore
+from kvcore.kube.resources import Resource
 
 NAMESPACES = "/api/v1/namespaces"
 N = f"{NAMESPACES}/n"
@@ -125,6 +126,26 @@ def test_a_namespace_waits_for_finalizers_and_for_its_pods() -> None:
         kube.settle()
         assert stored(kube, "namespaces", "n")
         kube.call("PATCH", f"{MAPS}/held", {"metadata": {"finalizers": None}}, patch="merge")
+        until(kube, lambda: not stored(kube, "namespaces", "n"))
+
+
+def test_what_goes_while_the_rest_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last thing that held the namespace is gone before anybody waits for it."""
+    with replicas(1) as (kube,):
+        keeper = kube.api.housekeeping
+        assert keeper is not None
+        delete = keeper._delete
+
+        async def delete_and_free(resource: Resource, namespace: str, name: str) -> None:
+            await delete(resource, namespace, name)
+            if resource.plural == "secrets":   # behind the config maps
+                await kube.ask("PATCH", f"{MAPS}/held", {"metadata": {"finalizers": None}},
+                               headers={"content-type": "application/merge-patch+json"})
+        monkeypatch.setattr(keeper, "_delete", delete_and_free)
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        kube.make(MAPS, config_map("held", finalizers=["x.y/z"]))
+        kube.make(f"{N}/secrets", {"metadata": {"name": "s"}})
+        kube.call("DELETE", N)
         until(kube, lambda: not stored(kube, "namespaces", "n"))
 
 

@@ -116,6 +116,12 @@ def test_copies_do_not_grow_without_end(kube: Kube) -> None:
     assert (reply.code, reply.message) == (422, REJECTED)
 
 
+def test_a_patch_may_be_tried_again() -> None:
+    patch = [{"op": "add", "path": "/l", "value": []}, {"op": "add", "path": "/l/-", "value": 1}]
+    for _ in range(2):
+        assert json_patch({}, patch) == {"l": [1]}
+
+
 def test_all_patches_count(kube: Kube) -> None:
     kube.make(CONFIG_MAPS, config_map("a"))
 
