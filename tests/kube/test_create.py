@@ -42,7 +42,8 @@ def test_what_the_server_decides(kube: Kube) -> None:
         deletionTimestamp="2001-01-01T00:00:00Z", deletionGracePeriodSeconds=3))
     made = dict(reply.meta)
     assert uuid.UUID(made.pop("uid")).version == 4
-    assert made == {"name": "a", "namespace": "default", "resourceVersion": str(kube.store.revision),
+    assert made == {"name": "a", "namespace": "default",
+                    "resourceVersion": str(kube.store.revision),
                     "creationTimestamp": "2027-01-15T08:00:00Z"}
     assert reply.obj["data"] == {"a": "1"} and reply.obj["kind"] == "ConfigMap"
     assert kube.call("GET", f"{CONFIG_MAPS}/a").obj == reply.obj
@@ -126,8 +127,8 @@ def test_refused(kube: Kube, url: str, body: Any, said: dict[str, Any]) -> None:
     assert kube.store.revision == before
 
 
-@pytest.mark.parametrize("name", ["", "A_b", "a/b", "..", ".", "a..b", "ü", "a\n", "x" * 254, "a%2fb",
-                                  "-a", "a/../../secrets/default/s"])
+@pytest.mark.parametrize("name", ["", "A_b", "a/b", "..", ".", "a..b", "ü", "a\n", "x" * 254,
+                                  "a%2fb", "-a", "a/../../secrets/default/s"])
 def test_names_that_are_none(kube: Kube, name: str) -> None:
     before = kube.store.revision
     reply = kube.call("POST", CONFIG_MAPS, config_map("x") | {"metadata": {"name": name}})
@@ -275,8 +276,8 @@ def test_each_warning_is_a_header() -> None:
 
 
 @pytest.mark.parametrize(("text", "value"), [
-    ('say "x" \\ y', '299 - "say \\"x\\" \\\\ y"'), ("a\r\nSet-Cookie: x", '299 - "aSet-Cookie: x"'),
-    ("ü", '299 - "ü"'),
+    ('say "x" \\ y', '299 - "say \\"x\\" \\\\ y"'),
+    ("a\r\nSet-Cookie: x", '299 - "aSet-Cookie: x"'), ("ü", '299 - "ü"'),
 ])
 def test_a_warning_stays_in_its_line(text: str, value: str) -> None:
     assert Answer(200, warnings=[text]).lines() == [("Warning", value)]

@@ -17,6 +17,7 @@ Source of the envelope: apimachinery runtime/serializer/protobuf. May not know: 
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, Protocol
 
 import msgpack
@@ -38,8 +39,14 @@ class Codec(Protocol):
     def encode(self, obj: Object) -> bytes: ...
 
 
+FIRST = ["apiVersion", "kind", "metadata"]
+
+
 def canonical(obj: Object) -> Object:
-    """The object with apiVersion, kind, metadata first and without its resourceVersion."""
+    """The object with apiVersion, kind, metadata first and without its resourceVersion; itself
+    where it is so already, as most bodies are."""
+    if "resourceVersion" not in obj["metadata"] and [*islice(obj, 3)] == FIRST:
+        return obj
     metadata = obj["metadata"]
     if "resourceVersion" in metadata:
         metadata = {k: v for k, v in metadata.items() if k != "resourceVersion"}

@@ -8,9 +8,9 @@
                         └─ none ── DELETED
 
 A pod on no node, or one that has ended, has no grace. A delete of what is being deleted can only
-shorten its grace. `propagationPolicy` puts the garbage collector's finalizers (`foregroundDeletion`,
-`orphan`) on the object; who takes them off is not here. Namespaces have their own way: their phase
-becomes Terminating, and they go when `spec.finalizers` is empty (housekeeping.py).
+shorten its grace. `propagationPolicy` puts the garbage collector's finalizers on the object
+(`foregroundDeletion`, `orphan`); who takes them off is not here. Namespaces have their own way:
+their phase becomes Terminating, and they go when `spec.finalizers` is empty (housekeeping.py).
 
 Each attempt decides from what is stored and writes only if that is still there (storage.py); who
 was slower decides again. Preconditions are looked at in each attempt.

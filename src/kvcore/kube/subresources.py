@@ -62,8 +62,8 @@ def selector_text(selector: Any) -> str:
     """A selector of an object in the words of a query, sorted.
 
     >>> selector_text({"matchLabels": {"b": "1", "a": "2"},
-    ...                "matchExpressions": [{"key": "c", "operator": "NotIn", "values": ["y", "x"]}]})
-    'a=2,b=1,c notin (x,y)'
+    ...                "matchExpressions": [{"key": "c", "operator": "Exists"}]})
+    'a=2,b=1,c'
     """
     if not isinstance(selector, dict):
         return ""

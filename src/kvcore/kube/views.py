@@ -193,7 +193,8 @@ def check_phase(new: Object, old: Object) -> list[Cause]:
     """A namespace is terminating exactly while it is being deleted."""
     if old["kind"] != "Namespace":
         return []
-    phase, ending = (new.get("status") or {}).get("phase", ""), "deletionTimestamp" in old["metadata"]
+    phase = (new.get("status") or {}).get("phase", "")
+    ending = "deletionTimestamp" in old["metadata"]
     wanted = "Terminating" if ending else "Active"
     if phase == wanted:
         return []
