@@ -39,14 +39,22 @@ from kvcore.kube import create as creating
 from kvcore.kube import meta, status, views
 from kvcore.kube.call import Call, Object
 from kvcore.kube.codec import canonical, json_of, object_of, with_version
-from kvcore.kube.create import Stage, check_kind, check_namespace, encode, observe, run
+from kvcore.kube.create import (
+    Stage,
+    check_kind,
+    check_named,
+    check_namespace,
+    encode,
+    observe,
+    run,
+)
 from kvcore.kube.decode import BODY_LIMIT, decode_body
 from kvcore.kube.defaults import apply_defaults
 from kvcore.kube.patch import Patch, reader_of
 from kvcore.kube.request import Answer
 from kvcore.kube.status import Cause
 from kvcore.kube.storage import Changed
-from kvcore.kube.validation import check_fields, validate_update
+from kvcore.kube.validation import check_fields, validate_status, validate_update
 
 __all__ = ["UPDATE", "View", "change", "patch", "update"]
 
@@ -71,6 +79,9 @@ def _itself(obj: Object) -> Object:
 
 VIEWS: dict[str, View] = {name: View(_itself, write, check=views.CHECKS.get(name, views.nothing))
                           for name, write in views.VIEWS.items()}
+
+
+PARTS = frozenset({"status", "approval", "finalize"})
 
 
 class Change:
@@ -119,9 +130,10 @@ def checked(call: Call, view: View) -> Object:
     Errors: 400.
     """
     resource = call.resource
-    check_kind(call, call.object, view.api_version or resource.api_version,
-               view.kind or resource.kind)
+    api_version, kind = view.api_version or resource.api_version, view.kind or resource.kind
+    check_named(call, call.object, kind)
     check_types(call, view)
+    check_kind(call, call.object, api_version, kind)
     metadata = call.object["metadata"]
     check_namespace(call, metadata.get("namespace") or "")
     meta.tidy(metadata)
@@ -181,7 +193,9 @@ def prepare(change: Change) -> None:
 
 
 def validate(change: Change) -> None:
-    validate_update(change.call)
+    """The whole object beside the stored one; of parts that controllers write, the metadata."""
+    check = validate_status if change.call.subresource in PARTS else validate_update
+    check(change.call, change.old)
 
 
 async def store(change: Change) -> None:
@@ -337,8 +351,9 @@ def _patched(apply: Patch, view: View) -> Callable[[Call, Object], Object]:
         call.object = apply(orjson.loads(orjson.dumps(seen)))
         said = orjson.dumps(call.object)
         try:
-            check_kind(call, call.object, seen["apiVersion"], seen["kind"])
+            check_named(call, call.object, seen["kind"])
             check_types(call, view)
+            check_kind(call, call.object, seen["apiVersion"], seen["kind"])
         except status.ApiError as error:
             if error.code != 400:
                 raise

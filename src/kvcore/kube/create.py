@@ -41,7 +41,7 @@ from kvcore.kube.request import ADMIN, Answer, Request, Target
 from kvcore.kube.resources import Resource
 from kvcore.kube.storage import Exists
 from kvcore.kube.validation import check_fields, validate_create
-from kvcore.kube.views import renamed
+from kvcore.kube.views import GENERATION, WITHOUT_FIRST, renamed
 
 if TYPE_CHECKING:
     from kvcore.kube.api import Api
@@ -60,8 +60,9 @@ def decode(call: Call) -> None:
     """The object; what the path says is filled in where the body is silent, and must agree."""
     if not call.object:
         call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""))
+    check_named(call, call.object, call.resource.kind)
+    check_fields(call)                         # before anything else has touched the object
     check_identity(call)
-    check_fields(call)
     metadata = call.object["metadata"]
     for part in WIPED:
         metadata.pop(part, None)
@@ -87,17 +88,22 @@ def check_namespace(call: Call, namespace: str) -> None:
         raise status.bad_request(NOT_OF_THE_PATH)
 
 
-def check_kind(call: Call, obj: Object, api_version: str, kind: str) -> None:
-    """The body must be what the path serves; a body that is silent is taken to be. Errors: 400."""
-    said_version, said_kind = obj.get("apiVersion") or api_version, obj.get("kind") or kind
-    for part, said in (("apiVersion", said_version), ("kind", said_kind)):
-        if not isinstance(said, str):
+def check_named(call: Call, obj: Object, kind: str) -> None:
+    """What the body says it is are texts. Errors: 400."""
+    for part in ("apiVersion", "kind"):
+        said = obj.get(part)
+        if said is not None and not isinstance(said, str):
             body = call.request.body
             begins = body[:30].decode(errors="replace") + (" ..." if len(body) > 30 else "")
             raise status.bad_request(
                 f"the object provided is unrecognized (must be of type {kind}): couldn't get "
                 f"version/kind; json parse error: json: cannot unmarshal {json_type(said)} into Go "
                 f"struct field .{part} of type string ({begins})")
+
+
+def check_kind(call: Call, obj: Object, api_version: str, kind: str) -> None:
+    """The body must be what the path serves; a body that is silent is taken to be. Errors: 400."""
+    said_version, said_kind = obj.get("apiVersion") or api_version, obj.get("kind") or kind
     version = said_version.rpartition("/")[2]
     what = f'{said_kind} in version "{version}" cannot be handled as a {kind}'
     if (said_version, said_kind) != (api_version, kind):
@@ -143,6 +149,8 @@ def prepare(call: Call) -> None:
         metadata["name"] = call.name = meta.generate_name(metadata["generateName"])
     metadata["uid"] = meta.new_uid()
     metadata["creationTimestamp"] = meta.rfc3339(call.api.now())
+    if call.resource.kind in GENERATION and call.resource.kind not in WITHOUT_FIRST:
+        metadata["generation"] = 1
     strategy.prepare_create(call)
 
 

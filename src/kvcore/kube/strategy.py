@@ -13,12 +13,7 @@ from collections.abc import Callable
 
 from kvcore.kube import meta
 from kvcore.kube.call import Call, Object
-from kvcore.kube.views import (
-    GENERATION,
-    NAME_LABEL,
-    TEMPLATE_GENERATION,
-    WITHOUT_FIRST,
-)
+from kvcore.kube.views import NAME_LABEL, TEMPLATE_GENERATION
 
 __all__ = ["prepare_create"]
 
@@ -45,8 +40,6 @@ STATUS: dict[str, Object] = {
 def prepare_create(call: Call) -> None:
     """Fills in what the server alone says of a new object; its uid and times are there."""
     obj, kind = call.object, call.resource.kind
-    if kind in GENERATION and kind not in WITHOUT_FIRST:
-        obj["metadata"]["generation"] = 1
     status = STATUS.get(kind)
     if status is not None:
         obj["status"] = dict(status)

@@ -22,7 +22,7 @@ from kvcore.kube import changing, meta, status, views
 from kvcore.kube.call import Call, Object
 from kvcore.kube.changing import View
 from kvcore.kube.codec import object_of
-from kvcore.kube.create import check_kind, check_namespace
+from kvcore.kube.create import check_kind, check_named, check_namespace
 from kvcore.kube.decode import decode_body
 from kvcore.kube.deletion import DeleteOptions, delete_object
 from kvcore.kube.reading import get
@@ -193,6 +193,7 @@ def _sent(call: Call, api_version: str, kind: str) -> Object:
     """The body of a POST to a subresource. Errors: 400."""
     if not call.object:
         call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""))
+    check_named(call, call.object, kind)
     check_kind(call, call.object, api_version, kind)
     metadata = call.object["metadata"]
     check_namespace(call, metadata.get("namespace") or "")
