@@ -117,7 +117,8 @@ def test_copies_do_not_grow_without_end(kube: Kube) -> None:
 
 
 def test_a_patch_may_be_tried_again() -> None:
-    patch = [{"op": "add", "path": "/l", "value": []}, {"op": "add", "path": "/l/-", "value": 1}]
+    patch: list[Object] = [{"op": "add", "path": "/l", "value": []},
+                           {"op": "add", "path": "/l/-", "value": 1}]
     for _ in range(2):
         assert json_patch({}, patch) == {"l": [1]}
 

@@ -130,7 +130,7 @@ def test_anothers_object_is_not_mine(store: kvcore.Store) -> None:
     """It was there before the first attempt, whose answer was lost."""
     store.put(KEY, stored("other"))
     for plan in ([], [("after", StorageError("x"))], [("before", StorageError("x"))]):
-        bench = Bench(store, list(plan))       # type: ignore[arg-type]
+        bench = Bench(store, list(plan))
         with pytest.raises(Exists) as taken:
             asyncio.run(bench.objects.create(KEY, stored("u"), "u"))
         assert taken.value.there.value == stored("other")

@@ -22,7 +22,7 @@ import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from kvcore.errors import Error
+from kvcore.errors import Error, NoSpaceError, StorageError
 from kvcore.kube import status
 from kvcore.kube.call import Call, Object
 from kvcore.kube.changing import VIEWS, change
@@ -100,8 +100,8 @@ class Housekeeping:
         with self.api.store.watch(prefix=prefix, no_delete=True,
                                   start_revision=revision + 1) as watch:
             async for response in watch:
-                for event in response.events:
-                    await self._see(object_of(event.kv.value))
+                await asyncio.gather(*(self._see(object_of(event.kv.value))
+                                       for event in response.events))
 
     async def _see(self, namespace: Object) -> None:
         """A namespace as it was stored."""
@@ -112,9 +112,12 @@ class Housekeeping:
                 self._ending[name] = task
                 task.add_done_callback(_tell)
             return
-        await asyncio.gather(
-            self._plant(self._accounts, _named("ServiceAccount", "default"), name),
-            self._plant(self._maps, self._ca_map(), name))
+        try:
+            await asyncio.gather(
+                self._plant(self._accounts, _named("ServiceAccount", "default"), name),
+                self._plant(self._maps, self._ca_map(), name))
+        except (status.ApiError, NoSpaceError, StorageError) as error:
+            _log.error("namespace %s has no account or CA yet: %s", name, error)
 
     def _ca_map(self) -> Object:
         return {**_named("ConfigMap", CA_NAME, {"annotations": {
