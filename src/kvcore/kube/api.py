@@ -23,12 +23,12 @@ from kvcore import Store
 from kvcore.errors import ClosedError, NoSpaceError, RequestTooLargeError
 from kvcore.kube import status
 from kvcore.kube.admission import Chain
-from kvcore.kube.caching import Feed
 from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.codec import CODECS
 from kvcore.kube.create import create
+from kvcore.kube.feed import Feed
 from kvcore.kube.keys import KeyLayout
-from kvcore.kube.metrics import Metrics
+from kvcore.kube.metrics import CONTENT_TYPE, Metrics, render
 from kvcore.kube.reading import get, list_objects
 from kvcore.kube.request import ADMIN, ANONYMOUS, Answer, Request, Target, User, parse_target
 from kvcore.kube.resources import Resource, Resources
@@ -74,19 +74,23 @@ class Api:
     async def handle(self, request: Request) -> Answer:
         """Never raises, but for CancelledError: what goes wrong is a Status answer."""
         warnings: list[str] = []
+        before, target = time.perf_counter(), parse_target(request)
         try:
-            answer = await self._serve(request, warnings)
+            answer = await self._serve(request, target, warnings)
         except status.ApiError as error:
             answer = refusal(error)
         except Exception as error:
             answer = refusal(self._unexpected(error, request))
         for text in warnings:
             answer.headers.setdefault("Warning", f'299 - "{text}"')
+        self.metrics.of_request(
+            target.verb, self.resources.of_path(target.group, target.version, target.resource),
+            target.subresource, target.namespace, target.name,
+            request.query.get("dryRun") == "All", answer.code, time.perf_counter() - before)
         return answer
 
-    async def _serve(self, request: Request, warnings: list[str]) -> Answer:
+    async def _serve(self, request: Request, target: Target, warnings: list[str]) -> Answer:
         user = request.user or self.authenticate(request)
-        target = parse_target(request)
         self.authorize(user, target)
         if not target.is_resource:
             return self._plain(target)
@@ -105,6 +109,8 @@ class Api:
     def _plain(self, target: Target) -> Answer:
         if target.path in ("/healthz", "/livez", "/readyz"):
             return Answer(200, b"ok", "text/plain")
+        if target.path == "/metrics":
+            return Answer(200, render(self), CONTENT_TYPE)
         raise status.no_such_path()
 
     def _unexpected(self, error: Exception, request: Request) -> status.ApiError:

@@ -156,7 +156,7 @@ async def create(call: Call) -> Answer:
         if waiting is not None:
             await waiting
         now = perf_counter()
-        times.observe(name, now - before)
+        times.observe(("create", name), now - before)
         before = now
     body = json_of(call.encoded)
     return Answer(201, with_version(body, call.revision) if call.revision else body)
