@@ -11,7 +11,7 @@ raise Damaged here and nowhere else.
 Named invariants:
 1. **one line**: an event is encoded at most once a type, however many watchers take it.
 2. **readable**: a body is JSON of an object; foreign spellings were encoded anew. What begins and
-   ends as this package writes it is believed, not parsed.
+   ends as this package writes it, with as many braces closed as opened, is believed, not parsed.
 Thread safety: one event loop's thread. Source: apiserver storage/cacher (caching_object.go).
 May not know: the store, HTTP, verbs.
 """
@@ -30,8 +30,8 @@ __all__ = ["Change", "Damaged", "Entry", "event_line", "readable"]
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 
-# How every object begins that this package wrote.
-OWN_HEAD = b'{"apiVersion":"'
+# How every object begins that this package wrote, and how its metadata does.
+OWN_HEAD, OWN_METADATA = b'{"apiVersion":"', b'"metadata":{"'
 NO_LABELS: dict[str, str] = {}
 
 
@@ -51,21 +51,25 @@ def readable(stored: bytes, revision: int) -> bytes:
     """
     try:
         body = json_of(stored)
-        if body.startswith(OWN_HEAD) and body.endswith(b"}"):
-            versioned = with_version(body, revision)
-            if versioned is not body:         # there was a place for it
-                return versioned
-        obj = orjson.loads(body)
-        if not (isinstance(obj, dict) and isinstance(obj.get("apiVersion"), str)
-                and isinstance(obj.get("kind"), str) and isinstance(obj.get("metadata"), dict)
-                and obj["metadata"]):
-            raise Damaged("it is no Kubernetes object")
-        return with_version(orjson.dumps(canonical(obj)), revision)
+        if not (body.startswith(OWN_HEAD) and body.endswith(b"}") and OWN_METADATA in body
+                and body.count(b"{") == body.count(b"}")):
+            body = _spelled_anew(body)
+        return with_version(body, revision)
     except Damaged:
         raise
     except (ValueError, IndexError, TypeError, OverflowError, RecursionError,
             msgpack.exceptions.UnpackException) as error:
         raise Damaged(str(error) or type(error).__name__) from None
+
+
+def _spelled_anew(body: bytes) -> bytes:
+    """What another program wrote, or what has a brace in a text, as this package writes it."""
+    obj = orjson.loads(body)
+    if not (isinstance(obj, dict) and isinstance(obj.get("apiVersion"), str)
+            and isinstance(obj.get("kind"), str) and isinstance(obj.get("metadata"), dict)
+            and isinstance(obj["metadata"].get("name"), str)):
+        raise Damaged("it is no Kubernetes object")
+    return orjson.dumps(canonical(obj))
 
 
 class Entry:

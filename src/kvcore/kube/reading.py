@@ -51,8 +51,6 @@ Span = tuple[bytes, bytes]
 async def get(call: Call) -> Answer:
     """One object. Errors: 404, 406; 500 for bytes that are none. Cost: one look-up and one cut of
     its bytes."""
-    if not call.name:                                 # HEAD of a list
-        return await list_objects(call)
     api, asked = call.api, call.request.query.get("resourceVersion")
     accept = negotiate(call.request.headers.get("accept", ""))
     key = api.layout.key(call.resource, call.namespace, call.name)
