@@ -17,8 +17,8 @@ Named invariants (`check`):
 1. **state is the store's** at the feed's revision: same keys, same mod_revisions.
 2. **ordered**: the keys in order are exactly those of the state.
 3. **placed**: every watcher stands in the one place its wishes name, and no place is empty.
-Thread safety: one event loop's thread. Source: apiserver storage/cacher (cacher.go, watch_cache.go).
-May not know: HTTP, verbs, asyncio.
+Thread safety: one event loop's thread. Source: apiserver storage/cacher (cacher.go,
+watch_cache.go). May not know: HTTP, verbs, asyncio.
 """
 
 from __future__ import annotations

@@ -63,10 +63,8 @@ def negotiate(accept: str, *, stream: bool = False) -> str:
     if found:
         return found
     if not any(known in accept for known in (JSON, YAML, "*/*", "application/*")):
-        error = status.not_acceptable("")
-        error.message = f"406: Not Acceptable\n\nAvailable representations: {JSON}, {YAML}, {STREAM}"
-        error.details = {}
-        raise error
+        raise status.ApiError(406, "NotAcceptable", "406: Not Acceptable\n\nAvailable "
+                              f"representations: {JSON}, {YAML}, {STREAM}", {})
     raise status.not_acceptable(STREAM if stream else f"{JSON}, {YAML}")
 
 

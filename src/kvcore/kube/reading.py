@@ -7,8 +7,8 @@
           Exact N, limit with N, continue -> the store's history at N
 
 No object is decoded unless a selector asks for labels or fields. The cache waits three seconds for
-a version that is yet to come; the history does not. A list that would hold what cannot be decoded is refused with 500:
-leaving it out would tell clients that it is gone.
+a version that is yet to come; the history does not. A list that would hold what cannot be decoded
+is refused with 500: leaving it out would tell clients that it is gone.
 Source: apiserver storage/cacher (delegator.go, watch_cache.go), registry/generic/registry.
 """
 

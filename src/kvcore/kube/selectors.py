@@ -311,7 +311,7 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-# --- fields: FIELD = == != VALUE; \\ , and = in a value stand behind a \\ --------------------------
+# --- fields: FIELD = == != VALUE; in a value \\ stands before \\ , and = --------------------------
 
 OPERATOR = re.compile(r"!=|==|=")
 
