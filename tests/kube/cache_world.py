@@ -38,10 +38,16 @@ class StillLoop(asyncio.SelectorEventLoop):
 
 def run(main: Callable[[], Awaitable[T]], loop: asyncio.AbstractEventLoop | None = None) -> T:
     """A coroutine function to its end, in a loop of its own."""
-    with asyncio.Runner(loop_factory=lambda: loop or asyncio.new_event_loop()) as runner:
-        async def whole() -> T:
-            return await main()
-        return runner.run(whole())
+    loop = loop or asyncio.new_event_loop()
+
+    async def whole() -> T:
+        return await main()
+
+    try:
+        return loop.run_until_complete(whole())
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
 
 
 async def turns(n: int = 30) -> None:

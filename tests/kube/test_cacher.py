@@ -296,8 +296,8 @@ def test_cache_sizes_refused(text: str, words: str) -> None:
 def test_sizes_are_used(policy: Any) -> None:
     """By resource, the rest by default; 0 still answers lists and watches."""
     async def main() -> None:
-        async with kube(capacities={"pods": 0, "deployments": 300}, capacity=200) as k:
-            k.api.feed.policy = policy
+        async with kube(capacities={"pods": 0, "deployments": 300}, capacity=200,
+                        policy=policy) as k:
             of = k.api.feed.cacher
             assert of(k.resource("nodes")).recent.stats().capacity == 200
             assert of(k.resource("deployments", "apps")).recent.stats().capacity == 300

@@ -160,9 +160,9 @@ class CacherMachine(RuleBasedStateMachine):
         st.tuples(st.sampled_from(NAMESPACES), st.sampled_from(NAMES)),
         st.tuples(st.sampled_from([None, *NODES]), st.sampled_from(APPS)), min_size=1))
     def write(self, writes: dict[Key, tuple[str | None, str]]) -> None:
-        """All in one revision."""
+        """All in one revision, in key order, which is then the order of the events."""
         revision = self.db.txn(success=[
-            self.op(key, node, app) for key, (node, app) in writes.items()]).revision
+            self.op(key, node, app) for key, (node, app) in sorted(writes.items())]).revision
         for key, (node, app) in sorted(writes.items()):
             self.model.write(revision, key,
                              None if node is None else Pod(*key, node, app, revision))

@@ -69,6 +69,8 @@ def test_what_a_server_counts() -> None:
                       scope="resource", dry_run="") == 2
             assert of("apiserver_longrunning_requests", **request, verb="WATCH",
                       scope="cluster") == 1
+            assert of("apiserver_watch_events_total", group="", version="v1",
+                      resource="pods") == 6
             assert of("etcd_request_duration_seconds_count", **pods, operation="get") == 1
             admitted = {"name": "LimitRanger", "operation": "CREATE", "rejected": "false",
                         "type": "admit"}

@@ -370,14 +370,19 @@ def test_believed_and_not_json() -> None:
     finds nothing, and the feed lives."""
     async def main() -> None:
         async with kube() as k:
-            stream = await k.watch("fieldSelector=spec.nodeName=n&resourceVersion=1")
-            await stream.events()
-            forged = stored("a").replace(b"containers", b'contain"ers')
-            k.db.put(k.key("a"), forged)
-            k.put("b", node="n")
-            assert [name for _, name, _ in short(await stream.events())] == ["b"]
+            streams = [await k.watch(f"{query}&resourceVersion=1") for query in (
+                "fieldSelector=spec.nodeName=n", "labelSelector=app=web")]
+            for each in streams:
+                await each.events()
+            k.db.put(k.key("a"), stored("a", app="web").replace(b"containers", b'contain"ers'))
+            k.db.put(k.key("c"), b'{"apiVersion":"v1","kind":{"metadata":{"name":"c"}}}')
+            k.put("b", node="n", app="web")
+            for each in streams:
+                assert [name for _, name, _ in short(await each.events())] == ["b"]
+                await each.close()
             assert k.api.feed.restarts == 0
-            await stream.close()
+            assert [item["metadata"]["name"] for item in (
+                await k.json(f"{PODS}?labelSelector=app=web"))["items"]] == ["b"]
     run(main)
 
 

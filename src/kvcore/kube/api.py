@@ -23,6 +23,7 @@ from kvcore import Store
 from kvcore.errors import ClosedError, NoSpaceError, RequestTooLargeError
 from kvcore.kube import status
 from kvcore.kube.admission import Chain
+from kvcore.kube.caching import Policy
 from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.codec import CODECS
 from kvcore.kube.create import create
@@ -49,6 +50,7 @@ class Api:
     def __init__(self, store: Store, *, key_layout: Any = "grouped", storage_codec: str = "json",
                  admission: Chain | None = None, resources: Resources | None = None,
                  capacity: int = 100_000, capacities: dict[str, int] | None = None,
+                 policy: Policy = "incremental",
                  clock: Callable[[], float] = time.monotonic,
                  now: Callable[[], float] = time.time) -> None:
         if storage_codec not in CODECS:
@@ -58,9 +60,10 @@ class Api:
         self.layout = KeyLayout(key_layout)
         self.resources = resources or Resources()
         self.objects = ObjectStore(store)
-        self.feed = Feed(store, self.layout, capacity=capacity, capacities=capacities)
+        self.feed = Feed(store, self.layout, capacity=capacity, capacities=capacities,
+                         policy=policy)
         self.metrics = Metrics()
-        self.admission = admission or Chain()
+        self.admission = admission or Chain(observe=self.metrics.of_admission)
         self.clock, self.now = clock, now
         self.authenticate: Callable[[Request], User] = lambda request: ANONYMOUS
         self.authorize: Callable[[User, Target], None] = lambda user, target: None

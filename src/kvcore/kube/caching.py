@@ -224,9 +224,7 @@ class Cacher:
         namespace = tail.rpartition("/")[0]
         places = [("", ""), ("namespace", namespace), ("name", tail)]
         if self._triggered:
-            field = "field"
-            for value in self._trigger_values(change):
-                places.append((field, value))
+            places += [("field", value) for value in self._trigger_values(change)]
         self.dispatched += 1
         late: list[Watcher] = []
         for place in places:
@@ -239,14 +237,8 @@ class Cacher:
             self.close(watcher)
 
     def _trigger_values(self, change: Change) -> set[str]:
-        values: set[str] = set()
-        for entry in (change.entry, change.prev):
-            if entry is not None:
-                try:
-                    values.add(entry.fields[self._trigger_index])
-                except ValueError as error:   # believed and not JSON after all
-                    _log.error("what lies at %r is no JSON: %s", entry.key, error)
-        return values
+        return {entry.fields[self._trigger_index] for entry in (change.entry, change.prev)
+                if entry is not None}
 
     # --- watchers -------------------------------------------------------------------------------
 

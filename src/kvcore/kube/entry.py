@@ -18,6 +18,7 @@ May not know: the store, HTTP, verbs.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 import msgpack
@@ -27,6 +28,8 @@ from kvcore.kube.codec import canonical, json_of, with_version
 from kvcore.kube.fields import values_of
 
 __all__ = ["Change", "Damaged", "Entry", "event_line", "readable"]
+
+_log = logging.getLogger("kvcore.kube")
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 
@@ -44,9 +47,9 @@ def readable(stored: bytes, revision: int) -> bytes:
 
     Errors: Damaged. Cost: 0.6 us for bytes of the json codec, a decode for others' spelling.
 
-    >>> readable(b'{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"}}', 7)[31:]
+    >>> readable(b'{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"}}', 7)[32:]
     b'"metadata":{"resourceVersion":"7","name":"a"}}'
-    >>> readable(b'{"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a"}}', 7)[31:]
+    >>> readable(b'{"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a"}}', 7)[32:]
     b'"metadata":{"resourceVersion":"7","name":"a"}}'
     """
     try:
@@ -99,8 +102,12 @@ class Entry:
         return self._object
 
     def _look(self) -> None:
-        obj = self._object or orjson.loads(self.body)
-        labels = obj["metadata"].get("labels")
+        try:
+            obj = self._object or orjson.loads(self.body)
+            labels = obj["metadata"].get("labels")
+        except (ValueError, KeyError, AttributeError) as error:
+            _log.error("what lies at %r was believed to be an object: %s", self.key, error)
+            obj, labels = {}, None            # no selector finds it
         self._labels = labels if labels and isinstance(labels, dict) else NO_LABELS
         self._fields = values_of(self.kind, obj)
 

@@ -258,7 +258,7 @@ class Feed:
         """Until everything up to a revision is in the caches. Cost: nothing to wait for when the
         store is that far.
 
-        Args: mine: the revision is of a write that was acknowledged.
+        Args: mine: the revision changed an object, so the feed hears of it by itself.
         Errors: 504 with cause ResourceVersionTooLarge after 3 seconds; those of the class.
         """
         if revision <= self.revision and self._down is None:
@@ -272,7 +272,8 @@ class Feed:
         heapq.heappush(self._waiting, (revision, self._ticket, future))
         timer = loop.call_later(FRESH_SECONDS, _give_up, future)
         try:
-            self._watch.progress()            # other keys may take it: the feed must hear of them
+            if not mine:                      # other keys may take it: the feed must hear of them
+                self._watch.progress()
             await future
         except TimeoutError:
             raise status.too_new(revision, self.revision) from None

@@ -141,6 +141,9 @@ class Metrics:
             "apiserver_longrunning_requests", "Gauge of all active long-running apiserver "
             "requests broken out by verb, group, version, resource, scope and component.",
             RUNNING_LABELS, "gauge")
+        self.watch_events = Counter(
+            "apiserver_watch_events_total", "Number of events sent in watch clients",
+            ("group", "version", "resource"))
         self.admission = Histogram(
             "apiserver_admission_controller_admission_duration_seconds", "Admission controller "
             "latency histogram in seconds, identified by name and broken out for each operation "
@@ -157,8 +160,8 @@ class Metrics:
             "seconds.", ("verb", "stage"), STAGE_SECONDS)
 
     def families(self) -> Iterable[Counter | Histogram]:
-        return (self.requests, self.durations, self.longrunning, self.admission,
-                self.admission_by_name, self.store, self.stages)
+        return (self.requests, self.durations, self.longrunning, self.watch_events,
+                self.admission, self.admission_by_name, self.store, self.stages)
 
     def of_request(self, verb: str, resource: Resource | None, subresource: str, namespace: str,
                    name: str, dry_run: bool, code: int, seconds: float) -> None:
@@ -183,6 +186,11 @@ class Metrics:
 
     def of_store(self, operation: str, resource: Resource, seconds: float) -> None:
         self.store.observe((operation, resource.group, resource.plural), seconds)
+
+    def watched(self, resource: Resource) -> Callable[[int], None]:
+        """Counts events sent to watchers of a resource."""
+        labels = resource.group, resource.version, resource.plural
+        return lambda n: self.watch_events.inc(labels, n)
 
     def running(self, verb: str, call: Call) -> Callable[[int], None]:
         """Counts long requests of a kind up and down."""

@@ -27,6 +27,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Generator
 
+from kvcore.errors import ClosedError
 from kvcore.kube import status
 from kvcore.kube.caching import Cacher
 from kvcore.kube.call import Call
@@ -152,13 +153,14 @@ async def _stream(call: Call, options: ListOptions, cacher: Cacher) -> AsyncIter
     end = clock() + seconds
     watcher = _watcher(call, options)
     begin = (_initial if options.initial else _past)(call, options, cacher, watcher)
-    running = api.metrics.running("WATCH", call)
+    running, count = api.metrics.running("WATCH", call), api.metrics.watched(call.resource)
     running(1)
     try:
         sent = False
         for chunk in begin:
             if chunk:
                 sent = True
+                count(chunk.count(b"\n"))
                 yield chunk
             await asyncio.sleep(0)
             if watcher.closed:
@@ -173,7 +175,9 @@ async def _stream(call: Call, options: ListOptions, cacher: Cacher) -> AsyncIter
             last_one = end
         while not watcher.closed:
             if watcher.lines:
-                yield b"".join(watcher.take())
+                lines = watcher.take()
+                count(len(lines))
+                yield b"".join(lines)
                 continue
             now = clock()
             if now >= end:
@@ -189,6 +193,8 @@ async def _stream(call: Call, options: ListOptions, cacher: Cacher) -> AsyncIter
     except status.ApiError as error:
         if error.code == 410:
             yield event_line("ERROR", error.body())
+    except ClosedError:
+        pass                                  # the store is closed: its client comes back
     finally:
         running(-1)
         begin.close()
