@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
+import importlib
 import threading
 from typing import Any
 
@@ -290,6 +292,14 @@ def test_cache_sizes_refused(text: str, words: str) -> None:
     with pytest.raises(ValueError) as refused:
         parse_cache_sizes(text)
     assert str(refused.value) == words
+
+
+@pytest.mark.parametrize("name", ["caching", "codec", "entry", "feed", "fields", "metrics",
+                                  "negotiation", "options", "selectors", "watcher"])
+def test_examples(name: str) -> None:
+    """Those of the docstrings."""
+    done = doctest.testmod(importlib.import_module(f"kvcore.kube.{name}"))
+    assert (done.failed, done.attempted > 0) == (0, True)
 
 
 @pytest.mark.parametrize("policy", ["incremental", "full"])

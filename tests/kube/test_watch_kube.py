@@ -286,6 +286,22 @@ def test_between_the_slices_of_a_long_past(monkeypatch: pytest.MonkeyPatch) -> N
     run(main)
 
 
+def test_the_history_is_ahead_of_the_feed() -> None:
+    """What the store's history told is not told again when the feed comes to it."""
+    async def main() -> None:
+        async with kube() as k:
+            k.put("a")
+            await k.json(PODS)
+            revision = k.put("b")
+            stream = await k.watch("resourceVersion=1")
+            assert k.api.feed.revision < revision
+            assert short(await stream.events()) == [("ADDED", "a", 2), ("ADDED", "b", 3)]
+            k.put("c")
+            assert short(await stream.events()) == [("ADDED", "c", 4)]
+            await stream.close()
+    run(main)
+
+
 def test_too_old() -> None:
     """410 in the stream, which ends, and nothing is left behind."""
     async def main() -> None:
