@@ -65,7 +65,8 @@ KUBE_CACHE = (
         name="kube_list_ahead_of_its_version",
         loses="A list holds what its resourceVersion does not: a watch from there tells it again.",
         file="kube/feed.py",
-        old="            self.catch_up()                   # the store may have compacted what is older\n",
+        old="            self.catch_up()                   # the store may have compacted what is "
+            "older\n",
         new="            self.revision = self.store.revision - 1\n",
         tests=("kube/test_cacher.py::test_a_cache_begins_where_the_feed_is",),
     ),
