@@ -3,8 +3,9 @@
 
 from .commit import COMMIT
 from .index import INDEX
+from .kube_cache import KUBE_CACHE
 from .mutant import Mutant
 from .space import SPACE
 from .watch import WATCH
 
-MUTANTS: tuple[Mutant, ...] = COMMIT + INDEX + SPACE + WATCH
+MUTANTS: tuple[Mutant, ...] = COMMIT + INDEX + KUBE_CACHE + SPACE + WATCH

@@ -27,15 +27,16 @@ from kvcore import Store
 from kvcore.errors import ClosedError, NoSpaceError, RequestTooLargeError
 from kvcore.kube import meta, status
 from kvcore.kube.admission import Chain
-from kvcore.kube.caching import Feed
+from kvcore.kube.caching import Policy
 from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.changing import patch, update
 from kvcore.kube.codec import CODECS
 from kvcore.kube.create import create
 from kvcore.kube.deletion import delete, delete_collection
+from kvcore.kube.feed import Feed
 from kvcore.kube.housekeeping import Housekeeping
 from kvcore.kube.keys import KeyLayout
-from kvcore.kube.metrics import Metrics
+from kvcore.kube.metrics import CONTENT_TYPE, Metrics, render
 from kvcore.kube.reading import get, list_objects
 from kvcore.kube.request import ADMIN, ANONYMOUS, Answer, Request, Target, User, parse_target
 from kvcore.kube.resources import Resource, Resources
@@ -67,6 +68,7 @@ class Api:
     def __init__(self, store: Store, *, key_layout: Any = "grouped", storage_codec: str = "json",
                  admission: Chain | None = None, resources: Resources | None = None,
                  capacity: int = 100_000, capacities: dict[str, int] | None = None,
+                 policy: Policy = "incremental",
                  clock: Callable[[], float] = time.monotonic,
                  now: Callable[[], float] = time.time,
                  housekeeping: bool = True, ca: str = "") -> None:
@@ -78,9 +80,10 @@ class Api:
         self.resources = resources or Resources()
         self.objects = ObjectStore(store)
         self.event_lease = EventLease(store, clock)
-        self.feed = Feed(store, self.layout, capacity=capacity, capacities=capacities)
+        self.feed = Feed(store, self.layout, capacity=capacity, capacities=capacities,
+                         policy=policy)
         self.metrics = Metrics()
-        self.admission = admission or Chain()
+        self.admission = admission or Chain(observe=self.metrics.of_admission)
         self.clock, self.now = clock, now
         self.housekeeping = Housekeeping(self, ca) if housekeeping else None
         self.authenticate: Callable[[Request], User] = lambda request: ANONYMOUS
@@ -99,19 +102,23 @@ class Api:
     async def handle(self, request: Request) -> Answer:
         """Never raises, but for CancelledError: what goes wrong is a Status answer."""
         warnings: Texts = []
+        before, target = time.perf_counter(), parse_target(request)
         try:
-            answer = await self._serve(request, warnings)
+            answer = await self._serve(request, target, warnings)
         except status.ApiError as error:
             answer = refusal(error)
         except Exception as error:
             answer = refusal(self._unexpected(error, request))
         if warnings:
             answer.warnings.extend(warnings)
+        self.metrics.of_request(
+            target.verb, self.resources.of_path(target.group, target.version, target.resource),
+            target.subresource, target.namespace, target.name,
+            request.query.get("dryRun") == "All", answer.code, time.perf_counter() - before)
         return answer
 
-    async def _serve(self, request: Request, warnings: Texts) -> Answer:
+    async def _serve(self, request: Request, target: Target, warnings: Texts) -> Answer:
         user = request.user or self.authenticate(request)
-        target = parse_target(request)
         self.authorize(user, target)
         if not target.is_resource:
             return self._plain(target)
@@ -163,6 +170,8 @@ class Api:
     def _plain(self, target: Target) -> Answer:
         if target.path in ("/healthz", "/livez", "/readyz"):
             return Answer(200, b"ok", "text/plain")
+        if target.path == "/metrics":
+            return Answer(200, render(self), CONTENT_TYPE)
         raise status.no_such_path()
 
     def _unexpected(self, error: Exception, request: Request) -> status.ApiError:

@@ -110,8 +110,7 @@ def with_version(body: bytes, revision: int) -> bytes:
     >>> with_version(b'{"kind":"Pod","metadata":{"name":"a"}}', 7)
     b'{"kind":"Pod","metadata":{"resourceVersion":"7","name":"a"}}'
     """
-    cut = body.index(METADATA) + len(METADATA)
-    return b'%b"resourceVersion":"%d",%b' % (body[:cut], revision, body[cut:])
+    return body.replace(METADATA, b'%b"resourceVersion":"%d",' % (METADATA, revision), 1)
 
 
 # --- the envelope: runtime.Unknown {1: {1: apiVersion, 2: kind}, 2: raw, 3: encoding, 4: type} ----

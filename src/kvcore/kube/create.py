@@ -234,7 +234,7 @@ async def run(subject: T, stages: Iterable[tuple[str, Callable[[T], Any]]],
         if waiting is not None:
             await waiting
         now = perf_counter()
-        times.observe(name, now - before)
+        times.observe(("create", name), now - before)
         before = now
 
 

@@ -148,8 +148,6 @@ def parse_target(request: Request) -> Target:
         target.verb = "list" if target.verb == "get" else "deletecollection"
     if watching or (target.verb == "list" and is_true(request.query.get("watch"))):
         target.verb = "watch"
-    if target.verb == "list" and method == "HEAD":
-        target.verb = "get"
     return target
 
 

@@ -255,12 +255,14 @@ def too_old(asked: int, oldest: int) -> ApiError:
     return expired(f"too old resource version: {asked} ({oldest})")
 
 
-def too_new(asked: int, current: int) -> ApiError:
+def too_new(asked: int, current: int, *, retry: bool = True) -> ApiError:
     """A version that no write has reached: clients know it by the cause, and try again."""
-    return ApiError(504, "Timeout", f"Too large resource version: {asked}, current: {current}",
-                    {"causes": [{"reason": "ResourceVersionTooLarge",
-                                 "message": "Too large resource version"}],
-                     "retryAfterSeconds": 1})
+    details: dict[str, Any] = {"causes": [{"reason": "ResourceVersionTooLarge",
+                                           "message": "Too large resource version"}]}
+    if retry:
+        details["retryAfterSeconds"] = 1
+    return ApiError(504, "Timeout", "Timeout: Too large resource version: "
+                    f"{asked}, current: {current}", details)
 
 
 # --- the server ---------------------------------------------------------------------------------
