@@ -133,7 +133,7 @@ async def kube(db: kvcore.Store | None = None, **options: Any) -> AsyncIterator[
     own = db is None
     db = db or kvcore.open(maintenance=False)
     loop = asyncio.get_running_loop()
-    api = Api(db, clock=loop.time, **options)
+    api = Api(db, housekeeping=False, clock=loop.time, **options)
     await api.start()
     try:
         yield Kube(db, api)
