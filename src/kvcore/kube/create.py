@@ -32,6 +32,7 @@ from kvcore.kube.decode import decode_body
 from kvcore.kube.defaults import apply_defaults
 from kvcore.kube.request import Answer
 from kvcore.kube.storage import Exists
+from kvcore.kube.strategy import prepare_create
 from kvcore.kube.validation import check_fields, validate_create
 
 __all__ = ["CREATE", "create"]
@@ -43,8 +44,8 @@ def decode(call: Call) -> None:
     """The object; what the path says is filled in where the body is silent, and must agree."""
     if not call.object:
         call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""))
-        check_identity(call)
         check_fields(call)
+        check_identity(call)
 
 
 def check_identity(call: Call) -> None:
@@ -71,9 +72,8 @@ def check_identity(call: Call) -> None:
         if namespace != call.namespace:
             raise status.bad_request("the namespace of the provided object does not match the "
                                      "namespace sent on the request")
-    elif metadata.get("namespace"):
-        raise status.bad_request("the namespace of the provided object does not match the "
-                                 "namespace sent on the request")
+    else:
+        metadata.pop("namespace", None)          # upstream clears it, too
 
 
 def default(call: Call) -> None:
@@ -98,6 +98,7 @@ def prepare(call: Call) -> None:
     metadata["creationTimestamp"] = meta.rfc3339(call.api.now())
     metadata["generation"] = 1
     call.name = metadata.get("name") or ""
+    prepare_create(call)
 
 
 def validate(call: Call) -> None:

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RBAC, disruption budgets, autoscalers, priority classes, leases, webhooks.
+
+Thread safety: none needed. Source: kubernetes pkg/apis/{rbac,policy,autoscaling,scheduling,
+coordination,admissionregistration}/validation. May not know: requests.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from kvcore.kube.validation.errors import (
+    Errors,
+    Object,
+    duplicate,
+    forbidden,
+    invalid,
+    invalid_each,
+    not_supported,
+    required,
+)
+from kvcore.kube.validation.metadata import check_selector, immutable
+from kvcore.kube.validation.rules import (
+    at_most_100_percent,
+    dns_label,
+    int_or_percent,
+    nonnegative,
+    path_segment,
+    port_number,
+    subdomain,
+)
+from kvcore.kube.values import quantity
+
+__all__ = ["check_autoscaler", "check_binding", "check_budget", "check_cluster_binding",
+           "check_cluster_role", "check_lease", "check_priority_class", "check_role",
+           "check_webhooks"]
+
+# --- RBAC -----------------------------------------------------------------------------------------
+
+GROUP = "rbac.authorization.k8s.io"
+
+
+def check_role(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    for i, rule in enumerate(obj.get("rules") or ()):
+        _rule(errs, rule, True, f"rules[{i}]")
+
+
+def check_cluster_role(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    for i, rule in enumerate(obj.get("rules") or ()):
+        _rule(errs, rule, False, f"rules[{i}]")
+    aggregation = obj.get("aggregationRule")
+    if aggregation is not None:
+        path = "aggregationRule.clusterRoleSelectors"
+        if not aggregation.get("clusterRoleSelectors"):
+            required(errs, path,
+                     "at least one clusterRoleSelector required if aggregationRule is non-nil")
+        for i, selector in enumerate(aggregation.get("clusterRoleSelectors", ())):
+            check_selector(errs, selector, f"{path}[{i}]")
+
+
+def _rule(errs: Errors, rule: Object, namespaced: bool, path: str) -> None:
+    if not rule.get("verbs"):
+        required(errs, f"{path}.verbs", "verbs must contain at least one value")
+    urls = rule.get("nonResourceURLs")
+    if urls:
+        if namespaced:
+            invalid(errs, f"{path}.nonResourceURLs", urls,
+                    "namespaced rules cannot apply to non-resource URLs")
+        if any(rule.get(key) for key in ("apiGroups", "resources", "resourceNames")):
+            invalid(errs, f"{path}.nonResourceURLs", urls,
+                    "rules cannot apply to both regular resources and non-resource URLs")
+        return
+    if not rule.get("apiGroups"):
+        required(errs, f"{path}.apiGroups", "resource rules must supply at least one api group")
+    if not rule.get("resources"):
+        required(errs, f"{path}.resources", "resource rules must supply at least one resource")
+
+
+def check_binding(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    _binding(errs, obj, old, ("Role", "ClusterRole"))
+
+
+def check_cluster_binding(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    _binding(errs, obj, old, ("ClusterRole",))
+
+
+def _binding(errs: Errors, obj: Object, old: Object | None, kinds: tuple[str, ...]) -> None:
+    ref = obj.get("roleRef", {})
+    if ref.get("apiGroup", "") != GROUP:
+        not_supported(errs, "roleRef.apiGroup", ref.get("apiGroup", ""), (GROUP,))
+    if ref.get("kind", "") not in kinds:
+        not_supported(errs, "roleRef.kind", ref.get("kind", ""), kinds)
+    name = ref.get("name", "")
+    if not name:
+        required(errs, "roleRef.name")
+    else:
+        invalid_each(errs, "roleRef.name", name, path_segment(name))
+    for i, subject in enumerate(obj.get("subjects", ())):
+        _subject(errs, subject, len(kinds) > 1, f"subjects[{i}]")
+    if old is not None and ref != old.get("roleRef"):
+        invalid(errs, "roleRef", {"apiGroup": ref.get("apiGroup", ""),
+                                  "kind": ref.get("kind", ""), "name": name},
+                "cannot change roleRef")
+
+
+def _subject(errs: Errors, subject: Object, namespaced: bool, path: str) -> None:
+    name, kind, group = (subject.get(key, "") for key in ("name", "kind", "apiGroup"))
+    if not name:
+        required(errs, f"{path}.name")
+    if kind == "ServiceAccount":
+        if name:
+            invalid_each(errs, f"{path}.name", name, subdomain(name))
+        if group:
+            not_supported(errs, f"{path}.apiGroup", group, ("",))
+        if not namespaced and not subject.get("namespace"):
+            required(errs, f"{path}.namespace")
+    elif kind in ("User", "Group"):
+        if group != GROUP:
+            not_supported(errs, f"{path}.apiGroup", group, (GROUP,))
+    else:
+        not_supported(errs, f"{path}.kind", kind, ("ServiceAccount", "User", "Group"))
+
+
+# --- budgets and autoscalers ----------------------------------------------------------------------
+
+EVICTION = ("AlwaysAllow", "IfHealthyBudget")
+
+
+def check_budget(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    spec = obj.get("spec", {})
+    if "minAvailable" in spec and "maxUnavailable" in spec:
+        # upstream shows its internal struct
+        invalid(errs, "spec", {"MinAvailable": spec["minAvailable"],
+                               "Selector": spec.get("selector"),
+                               "MaxUnavailable": spec["maxUnavailable"],
+                               "UnhealthyPodEvictionPolicy":
+                                   spec.get("unhealthyPodEvictionPolicy")},
+                "minAvailable and maxUnavailable cannot be both set")
+    for key in ("minAvailable", "maxUnavailable"):
+        if key in spec:
+            int_or_percent(errs, spec[key], f"spec.{key}")
+            at_most_100_percent(errs, spec[key], f"spec.{key}")
+    check_selector(errs, spec.get("selector"), "spec.selector")
+    policy = spec.get("unhealthyPodEvictionPolicy")
+    if policy is not None and policy not in EVICTION:
+        not_supported(errs, "spec.unhealthyPodEvictionPolicy", policy, EVICTION)
+
+
+METRICS = {"ContainerResource": "containerResource", "External": "external", "Object": "object",
+           "Pods": "pods", "Resource": "resource"}
+
+
+def check_autoscaler(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    spec = obj["spec"]
+    least, most = spec.get("minReplicas"), spec.get("maxReplicas", 0)
+    if least is not None and least < 1:
+        invalid(errs, "spec.minReplicas", least, "must be greater than or equal to 1")
+    if most == 0:
+        required(errs, "spec.maxReplicas", "must be set and greater than 0")
+    elif most < 0:
+        invalid(errs, "spec.maxReplicas", most, "must be greater than or equal to 1")
+    if least is not None and most < least:
+        invalid(errs, "spec.maxReplicas", most, "must be greater than or equal to `minReplicas`")
+    target = spec.get("scaleTargetRef", {})
+    for key in ("kind", "name"):
+        if not target.get(key):
+            required(errs, f"spec.scaleTargetRef.{key}")
+        else:
+            invalid_each(errs, f"spec.scaleTargetRef.{key}", target[key],
+                         path_segment(target[key]))
+    for i, metric in enumerate(spec.get("metrics", ())):
+        _metric(errs, metric, f"spec.metrics[{i}]")
+
+
+def _metric(errs: Errors, metric: Object, path: str) -> None:
+    kind = metric.get("type", "")
+    if not kind:
+        required(errs, f"{path}.type", "must specify a metric source type")
+    if kind not in METRICS:
+        not_supported(errs, f"{path}.type", kind, METRICS)
+        return
+    wanted = METRICS[kind]
+    if wanted not in metric:
+        required(errs, f"{path}.{wanted}",
+                 "must populate information for the given metric source")
+    for key in METRICS.values():
+        if key in metric and key != wanted:
+            forbidden(errs, f"{path}.{key}", "must populate the given metric source only")
+    source = metric.get(wanted)
+    if source is None:
+        return
+    if wanted in ("resource", "containerResource") and not source.get("name"):
+        required(errs, f"{path}.{wanted}.name", "must specify a resource name")
+    target, here = source.get("target", {}), f"{path}.{wanted}.target"
+    if not target.get("type"):
+        required(errs, f"{here}.type", "must specify a metric target type")
+    elif target["type"] not in ("Utilization", "Value", "AverageValue"):
+        invalid(errs, f"{here}.type", target["type"],
+                "must be either Utilization, Value, or AverageValue")
+    if target.get("averageUtilization", 1) < 1:
+        invalid(errs, f"{here}.averageUtilization", target["averageUtilization"],
+                "must be greater than 0")
+    for key in ("value", "averageValue"):
+        if key in target and quantity(target[key]) <= 0:
+            invalid(errs, f"{here}.{key}", target[key], "must be positive")
+
+
+# --- priority classes and leases ------------------------------------------------------------------
+
+HIGHEST = 1_000_000_000
+SYSTEM = {"system-node-critical": 2_000_001_000, "system-cluster-critical": 2_000_000_000}
+
+
+def check_priority_class(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    name, value = obj["metadata"].get("name", ""), obj.get("value", 0)
+    if name.startswith("system-"):
+        if SYSTEM.get(name) != value or obj.get("globalDefault"):
+            why = f"value of {name} PriorityClass must be {SYSTEM[name]}" \
+                if name in SYSTEM and SYSTEM[name] != value else \
+                f"globalDefault of {name} PriorityClass must be false" if name in SYSTEM else \
+                f"{name} is not a known system priority class"
+            forbidden(errs, "metadata.name", "priority class names with 'system-' prefix are "
+                      f"reserved for system use only. error: {why}")
+    elif value > HIGHEST:
+        forbidden(errs, "value",
+                  f"maximum allowed value of a user defined priority is {HIGHEST}")
+    policy = obj.get("preemptionPolicy")
+    if policy not in (None, "PreemptLowerPriority", "Never"):
+        not_supported(errs, "preemptionPolicy", policy, ("PreemptLowerPriority", "Never"))
+    if old is not None:
+        if value != old.get("value", 0):
+            forbidden(errs, "value", "may not be changed in an update.")
+        immutable(errs, policy, old.get("preemptionPolicy"), "preemptionPolicy")
+
+
+STRATEGIES = ("OldestEmulationVersion",)
+
+
+def check_lease(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    spec = obj.get("spec", {})
+    seconds = spec.get("leaseDurationSeconds")
+    if seconds is not None and seconds <= 0:
+        invalid(errs, "spec.leaseDurationSeconds", seconds, "must be greater than 0")
+    nonnegative(errs, spec, "leaseTransitions", "spec")
+    if spec.get("preferredHolder") and not spec.get("strategy"):
+        forbidden(errs, "spec.preferredHolder", "may only be specified if `strategy` is defined")
+
+
+# --- webhooks -------------------------------------------------------------------------------------
+
+OPERATIONS = ("*", "CONNECT", "CREATE", "DELETE", "UPDATE")
+FAILURE, MATCH = ("Fail", "Ignore"), ("Equivalent", "Exact")
+EFFECTS = ("None", "NoneOnDryRun")
+SCOPES = ("*", "Cluster", "Namespaced")
+REINVOCATION = ("IfNeeded", "Never")
+
+
+def check_webhooks(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    """Both kinds of webhook configuration."""
+    names: set[str] = set()
+    for i, hook in enumerate(obj.get("webhooks", ())):
+        path, name = f"webhooks[{i}]", hook.get("name", "")
+        _hook(errs, hook, path)
+        versions = hook.get("admissionReviewVersions") or ()
+        if not versions:
+            required(errs, f"{path}.admissionReviewVersions", "must specify one of v1, v1beta1")
+        elif not {"v1", "v1beta1"} & set(versions):
+            invalid(errs, f"{path}.admissionReviewVersions", versions,
+                    "must include at least one of v1, v1beta1")
+        if name in names:
+            duplicate(errs, f"{path}.name", name)
+        names.add(name)
+
+
+def _hook(errs: Errors, hook: Object, path: str) -> None:
+    name = hook.get("name", "")
+    if not name:
+        required(errs, f"{path}.name")
+    else:
+        faults = subdomain(name)
+        invalid_each(errs, f"{path}.name", name, faults)
+        if not faults and name.count(".") < 2:
+            invalid(errs, f"{path}.name", name,
+                    "should be a domain with at least three segments separated by dots")
+    for i, rule in enumerate(hook.get("rules", ())):
+        _hook_rule(errs, rule, f"{path}.rules[{i}]")
+    for key, values in (("failurePolicy", FAILURE), ("matchPolicy", MATCH)):
+        if key in hook and hook[key] not in values:
+            not_supported(errs, f"{path}.{key}", hook[key], values)
+    effects = hook.get("sideEffects")
+    if effects is None:
+        required(errs, f"{path}.sideEffects", "must specify one of None, NoneOnDryRun")
+    elif effects not in EFFECTS:
+        not_supported(errs, f"{path}.sideEffects", effects, EFFECTS)
+    seconds = hook.get("timeoutSeconds", 10)
+    if not 1 <= seconds <= 30:
+        invalid(errs, f"{path}.timeoutSeconds", seconds,
+                "the timeout value must be between 1 and 30 seconds")
+    for key in ("namespaceSelector", "objectSelector"):
+        check_selector(errs, hook.get(key), f"{path}.{key}")
+    _client(errs, hook.get("clientConfig", {}), f"{path}.clientConfig")
+    if hook.get("reinvocationPolicy", "Never") not in REINVOCATION:
+        not_supported(errs, f"{path}.reinvocationPolicy", hook["reinvocationPolicy"], REINVOCATION)
+
+
+def _hook_rule(errs: Errors, rule: Object, path: str) -> None:
+    operations = rule.get("operations", ())
+    if not operations:
+        required(errs, f"{path}.operations")
+    if len(operations) > 1 and "*" in operations:
+        invalid(errs, f"{path}.operations", operations,
+                "if '*' is present, must not specify other operations")
+    for i, operation in enumerate(operations):
+        if operation not in OPERATIONS:
+            not_supported(errs, f"{path}.operations[{i}]", operation, OPERATIONS)
+    for key, what in (("apiGroups", "API groups"), ("apiVersions", "API versions")):
+        values = rule.get(key, ())
+        if not values:
+            required(errs, f"{path}.{key}")
+        if len(values) > 1 and "*" in values:
+            invalid(errs, f"{path}.{key}", values,
+                    f"if '*' is present, must not specify other {what}")
+    if not rule.get("resources"):
+        required(errs, f"{path}.resources")
+    if rule.get("scope", "*") not in SCOPES:
+        not_supported(errs, f"{path}.scope", rule["scope"], SCOPES)
+
+
+def _client(errs: Errors, config: Object, path: str) -> None:
+    url, service = config.get("url"), config.get("service")
+    if (url is None) == (service is None):
+        required(errs, path, "exactly one of url or service is required")
+    if url is not None:
+        parts = urlsplit(url)
+        if parts.scheme != "https":
+            invalid(errs, f"{path}.url", parts.scheme,
+                    "'https' is the only allowed URL scheme; desired format: "
+                    "https://host[/path]")
+        if not parts.netloc:
+            invalid(errs, f"{path}.url", parts.netloc, "host must be specified; desired format: "
+                    "https://host[/path]")
+    if service is not None:
+        for key in ("name", "namespace"):
+            if not service.get(key):
+                required(errs, f"{path}.service.{key}")
+        invalid_each(errs, f"{path}.service.port", service.get("port", 443),
+                     port_number(service.get("port", 443)))
+        if service.get("name"):
+            invalid_each(errs, f"{path}.service.name", service["name"], dns_label(service["name"]))
