@@ -68,20 +68,21 @@ class Go:
         for name, kind in re.findall(r"^type (\w+) ([\w.\[\]]+)$", text, re.M):
             self.named[package, name] = kind
 
-    def field(self, package: str, kind: str, name: str) -> tuple[str, str, str] | None:
-        """(Go type, rest of the tag, package it stands in) of a field, also of embedded structs."""
+    def field(self, package: str, kind: str, name: str) -> tuple[str, str, str, str] | None:
+        """(Go type, rest of the tag, package it stands in, embedded structs on the way)."""
         fields = self.structs.get((package, kind))
         if fields is None:
             return None
         if name in fields:
-            return (*fields[name], package)
+            return (*fields[name], package, "")
         for key in fields:
             if key.startswith("<"):
                 inner = key[1:-1].lstrip("*")
                 where = "core/v1" if inner.startswith("v1.") and package != "core/v1" else package
                 found = self.field(where, inner.rpartition(".")[2], name)
                 if found:
-                    return found
+                    within = inner.rpartition(".")[2]
+                    return (*found[:3], f"{within}.{found[3]}" if found[3] else within)
         return None
 
     def scalar(self, package: str, kind: str) -> tuple[str, str] | None:
@@ -122,6 +123,8 @@ def left_out(kind: str, go: str, tag: str, basic: str) -> bool:
     """Whether encoding/json leaves the field out when it is empty."""
     if "omitempty" not in tag and "omitzero" not in tag or go.startswith("*"):
         return False
+    if "omitzero" in tag and kind in ("time", "microtime"):
+        return True
     return go.startswith(("[]", "map[")) or kind.startswith(("[]", "{}")) \
         or basic in EMPTY_NUMBERS or basic in ("string", "bool")
 
@@ -133,7 +136,7 @@ def field_row(go: Go, type_name: str, name: str, spec: dict[str, Any], required:
     suffix = "!" if required else ""
     told = ""
     if found:
-        typed, tag, package = found
+        typed, tag, package, within = found
         bare = typed.lstrip("*")
         named = go.scalar(package, bare.removeprefix("[]"))
         basic = named[1] if named and not bare.startswith("[]") else bare
@@ -143,6 +146,8 @@ def field_row(go: Go, type_name: str, name: str, spec: dict[str, Any], required:
             suffix += "*"
         elif text.count(".") == 2 and not text.startswith(("[]", "{}")) and "omitzero" not in tag:
             suffix += "="                      # a struct by value: always there
+        if within:
+            suffix += f"@{within}"
         if named and text.removeprefix("[]") in ("string", "int32", "int64"):
             told = ":" + named[0]
         elif named and text.startswith("{}"):
@@ -172,7 +177,7 @@ def build(definitions: dict[str, Any], go: Go) -> dict[str, Any]:
                              for field, inner in spec.get("properties", {}).items()}
         for entry in row.values():
             text = entry if isinstance(entry, str) else entry[0]
-            inner = re.split(r"[!?*=:]", text)[0].lstrip("[]{}")
+            inner = re.split(r"[!?*=:@]", text)[0].lstrip("[]{}")
             if inner.count(".") == 2:
                 waiting.append(inner)
     return {"kinds": kinds, "types": dict(sorted(types.items()))}

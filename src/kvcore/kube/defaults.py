@@ -97,7 +97,6 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "fsGroupPolicy": "ReadWriteOnceWithFSType", "requiresRepublish": False,
         "seLinuxMount": False},
     "scheduling.v1.PriorityClass": {"preemptionPolicy": "PreemptLowerPriority"},
-    "rbac.v1.RoleRef": {"apiGroup": "rbac.authorization.k8s.io"},
     "admissionregistration.v1.ValidatingWebhook": WEBHOOK,
     "admissionregistration.v1.MutatingWebhook": {**WEBHOOK, "reinvocationPolicy": "Never"},
     "admissionregistration.v1.RuleWithOperations": {"scope": "*"},
@@ -327,6 +326,19 @@ def _network_policy(obj: Object) -> None:
         obj["policyTypes"] = ["Ingress", "Egress"] if obj.get("egress") else ["Ingress"]
 
 
+def _role_ref(obj: Object) -> None:
+    if not obj.get("apiGroup"):
+        obj["apiGroup"] = "rbac.authorization.k8s.io"
+
+
+def _node(obj: Object) -> None:
+    """podCIDR is the first of podCIDRs."""
+    if obj.get("podCIDR") and not obj.get("podCIDRs"):
+        obj["podCIDRs"] = [obj["podCIDR"]]
+    elif obj.get("podCIDRs"):
+        obj.setdefault("podCIDR", obj["podCIDRs"][0])
+
+
 def _subject(obj: Object) -> None:
     if obj.get("kind") in ("User", "Group"):
         obj.setdefault("apiGroup", "rbac.authorization.k8s.io")
@@ -346,6 +358,7 @@ HOOKS: dict[str, Fill] = {
     "apps.v1.StatefulSetSpec": _stateful_set, "batch.v1.Job": _job,
     "autoscaling.v2.HorizontalPodAutoscalerSpec": _autoscaler,
     "networking.v1.NetworkPolicySpec": _network_policy, "rbac.v1.Subject": _subject,
+    "rbac.v1.RoleRef": _role_ref, "core.v1.NodeSpec": _node,
     "storage.v1.CSIDriverSpec": _csi_driver,
 }
 
@@ -355,7 +368,8 @@ HOOKS: dict[str, Fill] = {
 WITH_ZEROS = ("core.v1.NodeSystemInfo", "core.v1.DaemonEndpoint", "core.v1.Event",
               "rbac.v1.Role", "rbac.v1.ClusterRole", "rbac.v1.PolicyRule",
               "discovery.v1.EndpointSlice", "apps.v1.ControllerRevision",
-              "scheduling.v1.PriorityClass", "storage.v1.CSINodeSpec")
+              "scheduling.v1.PriorityClass", "storage.v1.CSINodeSpec",
+              "storage.v1.CSINodeDriver", "core.v1.LimitRangeSpec")
 ZEROS: dict[str, Any] = {"string": "", "bool": False, "int32": 0, "int64": 0, "time": None,
                          "microtime": None}
 
@@ -406,7 +420,8 @@ def _compile(name: str, above: set[str]) -> Fill | None:
 
 def _zeros(name: str, fields: dict[str, Field]) -> tuple[tuple[str, Any], ...]:
     if name not in WITH_ZEROS and not kind_of_type(name).endswith("Status"):
-        return ()
+        return tuple((key, None) for key, field in fields.items() if not (
+            field.shape or field.omitted or field.pointer) and field.base in ("time", "microtime"))
     return tuple((key, None if field.shape else ZEROS[field.base])
                  for key, field in fields.items()
                  if not (field.omitted or field.pointer or field.always)

@@ -109,7 +109,7 @@ def ok(name: str) -> Check:
     for key, field in fields_of(name).items():
         plain = PLAIN.get(field.base) if not field.shape else None
         table[key] = plain or _check(field.shape, field.base)
-        if not field.omitted:
+        if not (field.omitted or field.shape.startswith("[]")):
             kept.add(key)
     return check
 
@@ -229,8 +229,9 @@ def _struct(name: str, value: Any, place: _Place, go: str) -> dict[str, Any]:
         if field is None or inner is None:
             del value[key]
             continue
-        settled = _value(field.shape, field.base, inner, field, _Place(struct, (*place.way, key)))
-        if field.omitted and not settled:
+        way = (*place.way, field.within, key) if field.within else (*place.way, key)
+        settled = _value(field.shape, field.base, inner, field, _Place(struct, way))
+        if not settled and (field.omitted or field.shape.startswith("[]")):
             del value[key]
         else:
             value[key] = settled

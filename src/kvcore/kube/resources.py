@@ -68,7 +68,7 @@ def _core() -> Iterator[Resource]:
     yield row("resourcequotas", "ResourceQuota", True, ("quota",), ("status",))
     yield row("secrets", "Secret")
     yield row("serviceaccounts", "ServiceAccount", True, ("sa",), ("token",))
-    yield row("services", "Service", True, ("svc",), ("status",), "label1035",
+    yield row("services", "Service", True, ("svc",), ("status",), "label",
               stored="services/specs", categories=every)
 
 
@@ -91,7 +91,8 @@ def _grouped() -> Iterator[Resource]:
                     ("horizontalpodautoscalers", "HorizontalPodAutoscaler", True, ("hpa",),
                      status))
     yield from rows("policy", "v1",
-                    ("poddisruptionbudgets", "PodDisruptionBudget", True, ("pdb",), status))
+                    ("poddisruptionbudgets", "PodDisruptionBudget", True, ("pdb",), status,
+                     "path"))
     yield from rows("networking.k8s.io", "v1",
                     ("ingresses", "Ingress", True, ("ing",), status, "subdomain", "ingress"),
                     ("ingressclasses", "IngressClass", False),

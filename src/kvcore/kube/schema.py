@@ -11,6 +11,7 @@ A field's text: its type, then what is known of it.
     []x  {}x                          list, map of x
     !  required     ?  left out when empty     *  a pointer: null and empty differ
     =  a struct that is always there           :v1.Protocol  the name of the Go type
+    @VolumeSource  the embedded Go struct that has the field
 A field with keys is a list: [text, {"list": "map", "keys": ["name"], "merge": "name", ...}], as the
 x-kubernetes extensions of OpenAPI say.
 
@@ -31,7 +32,7 @@ import orjson
 
 __all__ = ["Field", "fields_of", "kind_of_type", "type_of_kind"]
 
-TEXT = re.compile(r"([\[\]{}]*)([A-Za-z0-9_.]+)([!?*=]*)(?::(.*))?\Z")
+TEXT = re.compile(r"([\[\]{}]*)([A-Za-z0-9_.]+)([!?*=]*)(?:@([\w.]+))?(?::(.*))?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Field:
     omitted: bool                # left out when empty
     pointer: bool
     always: bool                 # a struct by value
+    within: str                  # embedded structs on the way to it
     go: str
     more: dict[str, Any]
 
@@ -88,9 +90,9 @@ def parse(row: str | list[Any]) -> Field:
     text, more = (row, {}) if isinstance(row, str) else row
     match = TEXT.match(text)
     assert match is not None, text
-    shape, base, flags, told = match[1], match[2], match[3], match[4] or ""
+    shape, base, flags, told = match[1], match[2], match[3], match[5] or ""
     return Field(shape, base, "!" in flags, "?" in flags, "*" in flags, "=" in flags,
-                 _go(shape, base, told), more)
+                 match[4] or "", _go(shape, base, told), more)
 
 
 GO = {"bytes": "[]uint8", "raw": "map[string]interface {}"}

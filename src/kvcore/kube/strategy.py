@@ -151,7 +151,8 @@ def _job(call: Call, obj: Object) -> None:
 def _service_account(call: Call, obj: Object) -> None:
     """A reference to a secret is a name, no more."""
     if "secrets" in obj:
-        obj["secrets"] = [{"name": secret.get("name", "")} for secret in obj["secrets"]]
+        obj["secrets"] = [{"name": secret["name"]} if "name" in secret else {}
+                          for secret in obj["secrets"]]
 
 
 def _signing_request(call: Call, obj: Object) -> None:
@@ -171,8 +172,14 @@ def _daemon_set(call: Call, obj: Object) -> None:
     annotations.setdefault("deprecated.daemonset.template.generation", "1")
 
 
+def _limit_range(call: Call, obj: Object) -> None:
+    """One without a name is named by chance."""
+    if not call.name:
+        call.name = obj["metadata"]["name"] = meta.new_uid()
+
+
 SPECIAL: dict[str, Callable[[Call, Object], None]] = {
     "Pod": _pod, "Namespace": _namespace, "PersistentVolume": _volume,
     "PersistentVolumeClaim": _claim, "Job": _job, "ServiceAccount": _service_account,
-    "CertificateSigningRequest": _signing_request, "DaemonSet": _daemon_set,
+    "CertificateSigningRequest": _signing_request, "DaemonSet": _daemon_set, "LimitRange": _limit_range,
 }

@@ -32,6 +32,7 @@ from kvcore.kube.validation.rules import (
     check_ip,
     config_key,
     dns_label,
+    ip_of,
     label_key,
     port_number,
     subdomain,
@@ -214,10 +215,11 @@ LIMIT_FIELDS = ("max", "min", "default", "defaultRequest", "maxLimitRequestRatio
 
 def check_limit_range(errs: Errors, obj: Object, old: Object | None = None) -> None:
     seen: set[str] = set()
-    for i, limit in enumerate(obj.get("spec", {}).get("limits", ())):
+    for i, limit in enumerate(obj.get("spec", {}).get("limits") or ()):
         path, kind = f"spec.limits[{i}]", limit.get("type", "")
-        invalid_each(errs, f"{path}.type", kind, label_key(kind))
-        if "/" not in kind and kind not in LIMITED:
+        faults = label_key(kind)
+        invalid_each(errs, f"{path}.type", kind, faults)
+        if not faults and "/" not in kind and kind not in LIMITED:
             invalid(errs, f"{path}.type", kind, "must be a standard limit type or fully qualified")
         if kind in seen:
             duplicate(errs, f"{path}.type", kind)
@@ -289,19 +291,20 @@ def check_endpoints(errs: Errors, obj: Object, old: Object | None = None) -> Non
 
 def _address(errs: Errors, address: Object, path: str) -> None:
     text = address.get("ip", "")
-    good = check_ip(errs, text, f"{path}.ip")
+    check_ip(errs, text, f"{path}.ip")
     if address.get("hostname"):
         invalid_each(errs, f"{path}.hostname", address["hostname"], dns_label(address["hostname"]))
     if "nodeName" in address:
         invalid_each(errs, f"{path}.nodeName", address["nodeName"], subdomain(address["nodeName"]))
-    if good:
-        check_reachable(errs, text, f"{path}.ip")
+    check_reachable(errs, text, f"{path}.ip")
 
 
 def check_reachable(errs: Errors, text: str, path: str) -> None:
     """An address that others can send to."""
-    import ipaddress
-    address = ipaddress.ip_address(text)
+    address = ip_of(text)
+    if address is None:
+        invalid(errs, path, text, "must be a valid IP address")
+        return
     for is_one, says in (
             (address.is_unspecified, f"may not be unspecified ({text})"),
             (address.is_loopback, "may not be in the loopback range (127.0.0.0/8, ::1/128)"),

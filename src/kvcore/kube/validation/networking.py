@@ -28,8 +28,8 @@ from kvcore.kube.validation.rules import (
     check_ip,
     dns_label,
     ip_of,
-    label_1035,
     label_key,
+    path_segment,
     port_name,
     port_number,
     subdomain,
@@ -119,7 +119,7 @@ def _backend(errs: Errors, backend: Object, path: str) -> None:
         if not name:
             required(errs, f"{path}.service.name")
         else:
-            invalid_each(errs, f"{path}.service.name", name, label_1035(name))
+            invalid_each(errs, f"{path}.service.name", name, dns_label(name))
         named, number = port.get("name"), port.get("number")
         if named and number:
             invalid(errs, path, "", "cannot set both port name & port number")
@@ -146,9 +146,15 @@ def check_ingress_class(errs: Errors, obj: Object, old: Object | None = None) ->
                 "must be a domain-prefixed path (such as \"acme.io/foo\")")
     parameters = spec.get("parameters")
     if parameters is not None:
+        if parameters.get("apiGroup"):
+            invalid_each(errs, "spec.parameters.apiGroup", parameters["apiGroup"],
+                         subdomain(parameters["apiGroup"]))
         for key in ("kind", "name"):
             if not parameters.get(key):
                 required(errs, f"spec.parameters.{key}")
+            else:
+                invalid_each(errs, f"spec.parameters.{key}", parameters[key],
+                             path_segment(parameters[key]))
         scope = parameters.get("scope")
         if scope not in ("Cluster", "Namespace"):
             not_supported(errs, "spec.parameters.scope", scope, ("Cluster", "Namespace"))
@@ -258,8 +264,6 @@ def check_endpoint_slice(errs: Errors, obj: Object, old: Object | None = None) -
         names.add(name)
         if port.get("protocol", "TCP") not in SLICE_PROTOCOLS:
             not_supported(errs, f"{path}.protocol", port["protocol"], SLICE_PROTOCOLS)
-        if "port" in port:
-            invalid_each(errs, f"{path}.port", port["port"], port_number(port["port"]))
         if "appProtocol" in port:
             invalid_each(errs, f"{path}.appProtocol", port["appProtocol"],
                          label_key(port["appProtocol"]))

@@ -7,8 +7,10 @@ coordination,admissionregistration}/validation. May not know: requests.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from urllib.parse import urlsplit
 
+from kvcore.kube.validation.containers import check_requirements
 from kvcore.kube.validation.errors import (
     Errors,
     Object,
@@ -22,6 +24,7 @@ from kvcore.kube.validation.errors import (
 from kvcore.kube.validation.metadata import check_selector, immutable
 from kvcore.kube.validation.rules import (
     at_most_100_percent,
+    check_labels,
     dns_label,
     int_or_percent,
     nonnegative,
@@ -29,6 +32,7 @@ from kvcore.kube.validation.rules import (
     port_number,
     subdomain,
 )
+from kvcore.kube.validation.scheduling import check_tolerations
 from kvcore.kube.values import quantity
 
 __all__ = ["check_autoscaler", "check_binding", "check_budget", "check_cluster_binding",
@@ -168,8 +172,42 @@ def check_autoscaler(errs: Errors, obj: Object, old: Object | None = None) -> No
         else:
             invalid_each(errs, f"spec.scaleTargetRef.{key}", target[key],
                          path_segment(target[key]))
+    version = target.get("apiVersion", "")
+    if "/" not in version and (version, target.get("kind")) != ("v1", "ReplicationController"):
+        invalid(errs, "spec.scaleTargetRef.apiVersion", version,
+                "apiVersion must specify API group")
     for i, metric in enumerate(spec.get("metrics", ())):
         _metric(errs, metric, f"spec.metrics[{i}]")
+    for key, rules in spec.get("behavior", {}).items():
+        _scaling(errs, rules, f"spec.behavior.{key}")
+
+
+SELECT = ("Disabled", "Max", "Min")
+WINDOW_MAX, PERIOD_MAX = 3600, 1800
+
+
+def _scaling(errs: Errors, rules: Object, path: str) -> None:
+    window = rules.get("stabilizationWindowSeconds")
+    if window is not None and window < 0:
+        invalid(errs, f"{path}.stabilizationWindowSeconds", window,
+                "must be greater than or equal to zero")
+    elif window is not None and window > WINDOW_MAX:
+        invalid(errs, f"{path}.stabilizationWindowSeconds", window,
+                f"must be less than or equal to {WINDOW_MAX}")
+    if rules.get("selectPolicy", "Max") not in SELECT:
+        not_supported(errs, f"{path}.selectPolicy", rules["selectPolicy"], SELECT)
+    if not rules.get("policies"):
+        required(errs, f"{path}.policies", "must specify at least one Policy")
+    for i, policy in enumerate(rules.get("policies", ())):
+        here = f"{path}.policies[{i}]"
+        if policy.get("type") not in ("Percent", "Pods"):
+            not_supported(errs, f"{here}.type", policy.get("type", ""), ("Percent", "Pods"))
+        for key in ("value", "periodSeconds"):
+            if policy.get(key, 0) <= 0:
+                invalid(errs, f"{here}.{key}", policy.get(key, 0), "must be greater than zero")
+        if policy.get("periodSeconds", 0) > PERIOD_MAX:
+            invalid(errs, f"{here}.periodSeconds", policy["periodSeconds"],
+                    f"must be less than or equal to {PERIOD_MAX}")
 
 
 def _metric(errs: Errors, metric: Object, path: str) -> None:
@@ -194,15 +232,23 @@ def _metric(errs: Errors, metric: Object, path: str) -> None:
     target, here = source.get("target", {}), f"{path}.{wanted}.target"
     if not target.get("type"):
         required(errs, f"{here}.type", "must specify a metric target type")
-    elif target["type"] not in ("Utilization", "Value", "AverageValue"):
-        invalid(errs, f"{here}.type", target["type"],
+    if target.get("type") not in ("Utilization", "Value", "AverageValue"):
+        invalid(errs, f"{here}.type", target.get("type", ""),
                 "must be either Utilization, Value, or AverageValue")
-    if target.get("averageUtilization", 1) < 1:
-        invalid(errs, f"{here}.averageUtilization", target["averageUtilization"],
-                "must be greater than 0")
     for key in ("value", "averageValue"):
         if key in target and quantity(target[key]) <= 0:
             invalid(errs, f"{here}.{key}", target[key], "must be positive")
+    if target.get("averageUtilization", 1) < 1:
+        invalid(errs, f"{here}.averageUtilization", target["averageUtilization"],
+                "must be greater than 0")
+    if wanted in ("resource", "containerResource"):
+        utilization, average = "averageUtilization" in target, "averageValue" in target
+        if not utilization and not average:
+            required(errs, f"{here}.averageUtilization",
+                     "must set either a target raw value or a target utilization")
+        if utilization and average:
+            forbidden(errs, f"{here}.averageValue",
+                      "may not set both a target raw value and a target utilization")
 
 
 # --- priority classes and leases ------------------------------------------------------------------
@@ -244,6 +290,60 @@ def check_lease(errs: Errors, obj: Object, old: Object | None = None) -> None:
     nonnegative(errs, spec, "leaseTransitions", "spec")
     if spec.get("preferredHolder") and not spec.get("strategy"):
         forbidden(errs, "spec.preferredHolder", "may only be specified if `strategy` is defined")
+
+
+def check_runtime_class(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    handler = obj.get("handler", "")
+    if not handler:
+        required(errs, "handler")
+    else:
+        invalid_each(errs, "handler", handler, dns_label(handler))
+    check_requirements(errs, {"limits": obj.get("overhead", {}).get("podFixed", {})}, "overhead")
+    scheduling = obj.get("scheduling", {})
+    check_labels(errs, scheduling.get("nodeSelector", {}), "scheduling.nodeSelector")
+    check_tolerations(errs, scheduling.get("tolerations", ()), "scheduling.tolerations")
+    if old is not None:
+        immutable(errs, handler, old.get("handler"), "handler")
+
+
+USAGES = (
+    "any", "cert sign", "client auth", "code signing", "content commitment", "crl sign",
+    "data encipherment", "decipher only", "digital signature", "email protection",
+    "encipher only", "ipsec end system", "ipsec tunnel", "ipsec user", "key agreement",
+    "key encipherment", "microsoft sgc", "netscape sgc", "ocsp signing", "s/mime",
+    "server auth", "signing", "timestamping")
+PEM = b"-----BEGIN CERTIFICATE REQUEST-----"
+SHORTEST = 600
+
+
+def check_signing_request(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    """A CertificateSigningRequest; that its request is well signed is for its signer to see."""
+    spec = obj["spec"]
+    request = spec.get("request") or ""
+    if not b64decode(request).lstrip().startswith(PEM):
+        invalid(errs, "spec.request", request or None,
+                "PEM block type must be CERTIFICATE REQUEST")
+    usages = spec.get("usages", ())
+    if not usages:
+        required(errs, "spec.usages")
+    for i, usage in enumerate(usages):
+        if usage not in USAGES:
+            not_supported(errs, f"spec.usages[{i}]", usage, USAGES)
+    for i, usage in enumerate(usages):
+        if usage in usages[:i]:
+            duplicate(errs, f"spec.usages[{i}]", usage)
+    signer = spec.get("signerName", "")
+    if not signer:
+        required(errs, "spec.signerName")
+    elif "/" not in signer:
+        invalid(errs, "spec.signerName", signer,
+                "must be a fully qualified domain and path of the form 'example.com/signer-name'")
+    seconds = spec.get("expirationSeconds")
+    if seconds is not None and seconds < SHORTEST:
+        invalid(errs, "spec.expirationSeconds", seconds,
+                "may not specify a duration less than 600 seconds (10 minutes)")
+    if old is not None:
+        immutable(errs, spec, old["spec"], "spec")
 
 
 # --- webhooks -------------------------------------------------------------------------------------
@@ -322,6 +422,10 @@ def _hook_rule(errs: Errors, rule: Object, path: str) -> None:
                     f"if '*' is present, must not specify other {what}")
     if not rule.get("resources"):
         required(errs, f"{path}.resources")
+    for key in ("apiVersions", "resources"):
+        for i, value in enumerate(rule.get(key, ())):
+            if not value:
+                required(errs, f"{path}.{key}[{i}]")
     if rule.get("scope", "*") not in SCOPES:
         not_supported(errs, f"{path}.scope", rule["scope"], SCOPES)
 
@@ -340,10 +444,28 @@ def _client(errs: Errors, config: Object, path: str) -> None:
             invalid(errs, f"{path}.url", parts.netloc, "host must be specified; desired format: "
                     "https://host[/path]")
     if service is not None:
-        for key in ("name", "namespace"):
+        # upstream hands the two over in the wrong order, and so tells the other one's name
+        for key, told in (("namespace", "name"), ("name", "namespace")):
             if not service.get(key):
-                required(errs, f"{path}.service.{key}")
-        invalid_each(errs, f"{path}.service.port", service.get("port", 443),
-                     port_number(service.get("port", 443)))
-        if service.get("name"):
-            invalid_each(errs, f"{path}.service.name", service["name"], dns_label(service["name"]))
+                required(errs, f"{path}.service.{told}")
+        port = service.get("port", 443)
+        faults = port_number(port)
+        if faults:
+            invalid(errs, f"{path}.service.port", port, f"port is not valid: {faults[0]}")
+        _hook_path(errs, service.get("path", ""), f"{path}.service.path")
+
+
+def _hook_path(errs: Errors, where: str, path: str) -> None:
+    """The path of a webhook's service: segments that are names."""
+    if where in ("", "/"):
+        return
+    if where == "//":
+        invalid(errs, path, where, "segment[0] may not be empty")
+        return
+    if not where.startswith("/"):
+        invalid(errs, path, where, "must start with a '/'")
+    for i, step in enumerate(where[1:].removesuffix("/").split("/")):
+        if not step:
+            invalid(errs, path, where, f"segment[{i}] may not be empty")
+            continue
+        invalid_each(errs, path, where, [f"segment[{i}]: {fault}" for fault in subdomain(step)])

@@ -10,11 +10,13 @@ from __future__ import annotations
 from kvcore.kube.validation.errors import (
     Errors,
     Object,
+    duplicate,
     forbidden,
     invalid,
     invalid_each,
     not_supported,
     required,
+    too_long,
 )
 from kvcore.kube.validation.metadata import check_selector, immutable
 from kvcore.kube.validation.rules import label_key, nonnegative, subdomain
@@ -132,7 +134,7 @@ def check_volume(errs: Errors, obj: Object, old: Object | None = None) -> None:
     if not capacity:
         required(errs, "spec.capacity")
     if "storage" not in capacity or len(capacity) > 1:
-        not_supported(errs, "spec.capacity", capacity or None, ("storage",))
+        not_supported(errs, "spec.capacity", capacity, ("storage",))
     for name, amount in capacity.items():
         if quantity(amount) <= 0:
             invalid(errs, f"spec.capacity[{name}]", amount, POSITIVE)
@@ -211,27 +213,58 @@ def check_csi_node(errs: Errors, obj: Object, old: Object | None = None) -> None
     seen: set[str] = set()
     for i, driver in enumerate(obj["spec"].get("drivers") or ()):
         path, name = f"spec.drivers[{i}]", driver.get("name", "")
-        if not name:
-            required(errs, f"{path}.name")
-        else:
-            invalid_each(errs, f"{path}.name", name, subdomain(name.lower()))
+        _driver_name(errs, name, f"{path}.name")
         if not driver.get("nodeID"):
             required(errs, f"{path}.nodeID")
         nonnegative(errs, driver.get("allocatable") or {}, "count", f"{path}.allocatable")
         if name in seen:
-            from kvcore.kube.validation.errors import duplicate
             duplicate(errs, f"{path}.name", name)
         seen.add(name)
+        keys: set[str] = set()
+        for key in driver.get("topologyKeys") or ():
+            if not key:
+                required(errs, path)
+            if key in keys:
+                duplicate(errs, path, key)
+            keys.add(key)
+            invalid_each(errs, path, key, label_key(key))
+
+
+def _driver_name(errs: Errors, name: str, path: str) -> None:
+    if not name:
+        required(errs, path)
+    if len(name) > 63:
+        too_long(errs, path, 63)
+    invalid_each(errs, path, name, subdomain(name.lower()))
+
+
+def check_capacity(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    """A CSIStorageCapacity."""
+    check_selector(errs, obj.get("nodeTopology"), "nodeTopology")
+    name = obj.get("storageClassName", "")
+    invalid_each(errs, "storageClassName", name, subdomain(name))
+    if obj.get("capacity", "")[:1] == "-":
+        invalid(errs, "capacity", obj["capacity"], "must be greater than or equal to 0")
+    if old is not None:
+        immutable(errs, obj.get("nodeTopology"), old.get("nodeTopology"), "nodeTopology")
+        immutable(errs, name, old.get("storageClassName"), "storageClassName")
 
 
 def check_volume_attachment(errs: Errors, obj: Object, old: Object | None = None) -> None:
     spec = obj["spec"]
-    for key in ("attacher", "nodeName"):
-        if not spec.get(key):
-            required(errs, f"spec.{key}")
-    source = spec.get("source", {})
-    if not source.get("persistentVolumeName") and "inlineVolumeSpec" not in source:
-        required(errs, "spec.source", "must specify exactly one of inlineVolumeSpec and "
-                 "persistentVolumeName")
+    _driver_name(errs, spec.get("attacher", ""), "spec.attacher")
+    source, node = spec.get("source", {}), spec.get("nodeName", "")
+    volume = source.get("persistentVolumeName")
+    both = "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
+    if volume is None and "inlineVolumeSpec" not in source:
+        required(errs, "spec.source", both)
+    elif volume is not None and "inlineVolumeSpec" in source:
+        forbidden(errs, "spec.source", both)
+    elif volume == "":
+        required(errs, "spec.source.persistentVolumeName",
+                 "must specify non empty persistentVolumeName")
+    invalid_each(errs, "spec.nodeName", node, subdomain(node))
+    if volume is not None:
+        invalid_each(errs, "spec.source.persistentVolumeName", volume, subdomain(volume))
     if old is not None and spec != old["spec"]:
         invalid(errs, "spec", spec, "field is immutable")

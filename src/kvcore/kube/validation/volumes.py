@@ -192,6 +192,7 @@ def check_field_ref(errs: Errors, ref: Object, fields: tuple[str, ...], path: st
         required(errs, f"{path}.apiVersion")
     if not field:
         required(errs, f"{path}.fieldPath")
+        return
     if field in fields:
         return
     base, bracket, rest = field.partition("['")
@@ -257,6 +258,11 @@ def _token(errs: Errors, token: Object, path: str, parent: str) -> None:
         _unreserved(errs, token["path"], f"{parent}.path")
 
 
+def _nfs(errs: Errors, source: Object, path: str) -> None:
+    if not source.get("path", "").startswith("/"):
+        invalid(errs, f"{path}.path", source.get("path", ""), "must be an absolute path")
+
+
 def _ephemeral(errs: Errors, source: Object, path: str) -> None:
     if "volumeClaimTemplate" not in source:
         required(errs, f"{path}.volumeClaimTemplate")
@@ -269,6 +275,7 @@ def _ephemeral(errs: Errors, source: Object, path: str) -> None:
 SPECIAL: dict[str, Callable[[Errors, Object, str], None]] = {
     "configMap": _config_map, "secret": _secret, "emptyDir": _empty_dir, "hostPath": _host_path,
     "downwardAPI": _downward, "projected": _projected, "ephemeral": _ephemeral,
+    "nfs": _nfs,
 }
 
 # --- mounts ---------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from kvcore.kube.validation.errors import (
 from kvcore.kube.validation.metadata import IMMUTABLE, check_selector, immutable, selects
 from kvcore.kube.validation.pods import check_template
 from kvcore.kube.validation.rules import (
+    MUST_BE_NONNEGATIVE,
     at_most_100_percent,
     dns_label,
     int_or_percent,
@@ -54,7 +55,7 @@ def _labels(template: Object) -> Any:
 def _template(errs: Errors, spec: Object, owner: str, *, matched: bool = True) -> None:
     """A template whose labels the selector must match, of pods that run for ever."""
     template, selector = spec["template"], spec.get("selector")
-    if matched and selector and selects(selector, _labels(template) or {}) is False:
+    if matched and (selector or selector is None) and selects(selector, _labels(template) or {}) is False:
         invalid(errs, "spec.template.metadata.labels", _labels(template), MISMATCH)
     check_template(errs, template, "spec.template")
     _always(errs, template["spec"], "spec.template.spec", owner)
@@ -265,10 +266,9 @@ def check_job(errs: Errors, obj: Object, old: Object | None = None) -> None:
 def _generated(errs: Errors, obj: Object) -> None:
     """Labels that the server gives out itself must be its own."""
     meta, labels = obj["metadata"], _labels(obj["spec"]["template"]) or {}
-    for label, wanted in (("controller-uid", meta.get("uid")),
-                          ("batch.kubernetes.io/controller-uid", meta.get("uid")),
-                          ("job-name", meta.get("name")),
-                          ("batch.kubernetes.io/job-name", meta.get("name"))):
+    uid, name = meta.get("uid", ""), meta.get("name", "")
+    for label, wanted in (("controller-uid", uid), ("batch.kubernetes.io/controller-uid", uid),
+                          ("job-name", name), ("batch.kubernetes.io/job-name", name)):
         if labels.get(label) != wanted:
             invalid(errs, "spec.template.metadata.labels", labels, f"must be '{wanted}'")
 
@@ -318,6 +318,19 @@ def _job_update(errs: Errors, spec: Object, old: Object) -> None:
 
 
 CONCURRENCY = ("Allow", "Forbid", "Replace")
+
+
+def check_revision(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    """A ControllerRevision."""
+    data = obj.get("data")
+    if (obj.get("revision") or 0) < 0:
+        invalid(errs, "revision", obj["revision"], MUST_BE_NONNEGATIVE)
+    if old is not None:
+        immutable(errs, data, old.get("data"), "data")
+    elif data is None:
+        required(errs, "data", "data is mandatory")
+    elif not isinstance(data, dict):
+        required(errs, "data", "data must be a valid JSON object")
 
 
 def check_cron_job(errs: Errors, obj: Object, old: Object | None = None) -> None:
