@@ -80,8 +80,10 @@ class Api:
             answer = refusal(error)
         except Exception as error:
             answer = refusal(self._unexpected(error, request))
-        for text in warnings:
-            answer.headers.setdefault("Warning", f'299 - "{text}"')
+        if warnings:
+            answer.headers["Warning"] = ", ".join(
+                '299 - "' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+                for text in warnings)
         return answer
 
     async def _serve(self, request: Request, warnings: list[str]) -> Answer:

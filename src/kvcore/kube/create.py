@@ -43,7 +43,8 @@ Stage = Callable[[Call], Awaitable[None] | None]
 def decode(call: Call) -> None:
     """The object; what the path says is filled in where the body is silent, and must agree."""
     if not call.object:
-        call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""))
+        call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""),
+                                  call.resource.kind)
         check_fields(call)
         check_identity(call)
 
@@ -55,11 +56,7 @@ def check_identity(call: Call) -> None:
     if kind is None:
         obj["kind"] = kind = resource.kind
     if (version, kind) != (resource.api_version, resource.kind):
-        raise status.bad_request(
-            f"{kind} in version \"{version}\" cannot be handled as a {resource.kind}: the API "
-            f"version in the data ({version}) does not match the expected API version "
-            f"({resource.api_version})" if kind == resource.kind else
-            f"{kind} in version \"{version}\" cannot be handled as a {resource.kind}")
+        raise status.bad_request(_other_kind(call, version, kind))
     metadata = obj.get("metadata")
     if metadata is None:
         metadata = obj["metadata"] = {}
@@ -74,6 +71,17 @@ def check_identity(call: Call) -> None:
                                      "namespace sent on the request")
     else:
         metadata.pop("namespace", None)          # upstream clears it, too
+
+
+def _other_kind(call: Call, version: str, kind: str) -> str:
+    """Why an object of one kind is none of another: as upstream's scheme says it."""
+    resource, short = call.resource, version.rpartition("/")[2]
+    known = call.api.resources.of_kind(version, kind.removesuffix("List"))
+    group = resource.group.partition(".")[0] or "core"
+    why = f"converting ({short}.{kind}) to ({group}.{resource.kind}): unknown conversion" \
+        if known else f'no kind "{kind}" is registered for version "{version}" in scheme ' \
+                      '"pkg/runtime/scheme.go:111"'
+    return f'{kind} in version "{short}" cannot be handled as a {resource.kind}: {why}'
 
 
 def default(call: Call) -> None:

@@ -81,6 +81,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     "apps.v1.DaemonSetSpec": {"revisionHistoryLimit": 10},
     "apps.v1.StatefulSetSpec": {
         "replicas": 1, "revisionHistoryLimit": 10, "podManagementPolicy": "OrderedReady",
+        "serviceName": "",
         "persistentVolumeClaimRetentionPolicy": dict},
     "apps.v1.StatefulSetPersistentVolumeClaimRetentionPolicy": {
         "whenDeleted": "Retain", "whenScaled": "Retain"},
@@ -333,7 +334,7 @@ def _role_ref(obj: Object) -> None:
 
 def _node(obj: Object) -> None:
     """podCIDR is the first of podCIDRs."""
-    if obj.get("podCIDR") and not obj.get("podCIDRs"):
+    if obj.get("podCIDR") and obj.get("podCIDRs", [""])[0] != obj["podCIDR"]:
         obj["podCIDRs"] = [obj["podCIDR"]]
     elif obj.get("podCIDRs"):
         obj.setdefault("podCIDR", obj["podCIDRs"][0])
@@ -419,7 +420,8 @@ def _compile(name: str, above: set[str]) -> Fill | None:
 
 
 def _zeros(name: str, fields: dict[str, Field]) -> tuple[tuple[str, Any], ...]:
-    if name not in WITH_ZEROS and not kind_of_type(name).endswith("Status"):
+    if name not in WITH_ZEROS and not kind_of_type(name).endswith(
+            ("Status", "Condition")):
         return tuple((key, None) for key, field in fields.items() if not (
             field.shape or field.omitted or field.pointer) and field.base in ("time", "microtime"))
     return tuple((key, None if field.shape else ZEROS[field.base])

@@ -54,7 +54,7 @@ def _core() -> Iterator[Resource]:
     yield row("bindings", "Binding", verbs=("create",))
     yield row("configmaps", "ConfigMap", short=("cm",))
     yield row("endpoints", "Endpoints", short=("ep",), stored="services/endpoints")
-    yield row("events", "Event", short=("ev",))
+    yield row("events", "Event", short=("ev",), names="path")
     yield row("limitranges", "LimitRange", short=("limits",))
     yield row("namespaces", "Namespace", False, ("ns",), ("status", "finalize"), "label",
               verbs=("create", "delete", "get", "list", "patch", "update", "watch"))
@@ -83,7 +83,7 @@ def _grouped() -> Iterator[Resource]:
                     ("daemonsets", "DaemonSet", True, ("ds",), status),
                     ("deployments", "Deployment", True, ("deploy",), scaled),
                     ("replicasets", "ReplicaSet", True, ("rs",), scaled),
-                    ("statefulsets", "StatefulSet", True, ("sts",), scaled))
+                    ("statefulsets", "StatefulSet", True, ("sts",), scaled, "label"))
     yield from rows("batch", "v1",
                     ("cronjobs", "CronJob", True, ("cj",), status),
                     ("jobs", "Job", True, (), status))
@@ -117,7 +117,7 @@ def _grouped() -> Iterator[Resource]:
                     ("validatingwebhookconfigurations", "ValidatingWebhookConfiguration", False))
     yield from rows("certificates.k8s.io", "v1",
                     ("certificatesigningrequests", "CertificateSigningRequest", False, ("csr",),
-                     ("status", "approval")))
+                     ("status", "approval"), "path"))
 
 
 BUILT_IN: tuple[Resource, ...] = (*_core(), *_grouped())

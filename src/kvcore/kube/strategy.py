@@ -45,9 +45,13 @@ def prepare_create(call: Call) -> None:
     name = type_of_kind(obj["apiVersion"], obj["kind"])
     if name is None:
         return
-    kind = call.resource.kind
+    kind, metadata = call.resource.kind, obj["metadata"]
+    managed = metadata.get("managedFields", ())
+    if any(entry.get("operation") not in ("Apply", "Update")
+           or entry.get("fieldsType") != "FieldsV1" for entry in managed):
+        del metadata["managedFields"]        # what cannot be read is begun anew
     if kind not in COUNTED:
-        obj["metadata"].pop("generation", None)
+        metadata.pop("generation", None)
     if kind in STATUS_IS_OURS:
         _begin_status(name, obj)
     special = SPECIAL.get(kind)
@@ -144,7 +148,7 @@ def _job(call: Call, obj: Object) -> None:
     for label in JOB_UID:
         labels.setdefault(label, uid)
     spec.setdefault("selector", {}).setdefault("matchLabels", {}).setdefault(JOB_UID[1], uid)
-    if not obj["metadata"].get("labels"):
+    if not obj["metadata"].get("labels") and not meta.name_problem(call.name):
         obj["metadata"]["labels"] = dict(labels)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from kvcore.kube import status
 from kvcore.kube.call import Call
+from kvcore.kube.decode import YAML, repeated_keys
 from kvcore.kube.fields import IllTyped, may_repeat, ok, settle, strict_errors
 from kvcore.kube.schema import type_of_kind
 from kvcore.kube.validation import core, metadata, networking, policy, storage, workloads
@@ -83,6 +84,9 @@ KINDS: dict[str, Check] = {
 }
 
 
+# Upstream looks at the metadata of these only when nothing else is wrong.
+METADATA_LAST = frozenset({"Event", "PodDisruptionBudget"})
+
 # --- fields ---------------------------------------------------------------------------------------
 
 def check_fields(call: Call) -> None:
@@ -101,16 +105,22 @@ def check_fields(call: Call) -> None:
     told = call.options.field_validation != "Ignore"
     body = call.request.body
     is_json = told and call.request.method in ("POST", "PUT") and body[:1] == b"{"
-    if ok(name)(obj) and not (is_json and may_repeat(body, obj)):
+    if ok(name)(obj) and not (is_json and may_repeat(body, obj)) and (is_json or not told):
         return
-    found = strict_errors(name, body if is_json else None, obj) if told else []
+    found, yaml_keys = [], list[str]()
+    if told:
+        found = strict_errors(name, body if is_json else None, obj)
+        if call.request.headers.get("content-type", "").startswith(YAML):
+            yaml_keys = repeated_keys(body)
     try:
         settle(name, obj)
     except IllTyped as error:
         raise _cannot(call, str(error)) from None
-    if found and call.options.field_validation == "Strict":
+    if call.options.field_validation == "Strict" and (found or yaml_keys):
+        if yaml_keys:
+            found.insert(0, "yaml: unmarshal errors:\n  " + "\n  ".join(yaml_keys))
         raise _cannot(call, f"strict decoding error: {', '.join(found)}")
-    for text in found:
+    for text in yaml_keys + found:
         call.warn(text)
 
 
@@ -126,8 +136,12 @@ def validate_create(call: Call) -> None:
     """Errors: 422 with every cause. Cost: 15 us for a small pod."""
     errs: Errors = []
     obj, resource = call.object, call.resource
-    metadata.check_create(errs, obj["metadata"], resource.names, resource.namespaced)
     check = KINDS.get(resource.kind)
+    if check is not None and resource.kind in METADATA_LAST:
+        check(errs, obj, None)
+        check = None
+    if not errs:
+        metadata.check_create(errs, obj["metadata"], resource.names, resource.namespaced)
     if check is not None:
         check(errs, obj, None)
     if errs:

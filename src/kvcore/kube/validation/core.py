@@ -144,7 +144,7 @@ def check_node(errs: Errors, obj: Object, old: Object | None = None) -> None:
     check_taints(errs, spec.get("taints", ()), "metadata.taints")
     for key in ("capacity", "allocatable"):
         for name, amount in status.get(key, {}).items():
-            check_amount(errs, name, amount, f"status.{key}[{name}]")
+            check_amount(errs, name, amount, f"status.{key}.{name}")
     cidrs = spec.get("podCIDRs", ())
     for i, cidr in enumerate(cidrs):
         check_cidr(errs, cidr, f"spec.podCIDRs[{i}]")

@@ -27,6 +27,7 @@ from kvcore.kube.validation.rules import (
     check_labels,
     dns_label,
     int_or_percent,
+    label_1035,
     nonnegative,
     path_segment,
     port_number,
@@ -157,8 +158,8 @@ METRICS = {"ContainerResource": "containerResource", "External": "external", "Ob
 def check_autoscaler(errs: Errors, obj: Object, old: Object | None = None) -> None:
     spec = obj["spec"]
     least, most = spec.get("minReplicas"), spec.get("maxReplicas", 0)
-    if least is not None and least < 1:
-        invalid(errs, "spec.minReplicas", least, "must be greater than or equal to 1")
+    if least is not None and least < 0:
+        invalid(errs, "spec.minReplicas", least, "must be greater than or equal to 0")
     if most == 0:
         required(errs, "spec.maxReplicas", "must be set and greater than 0")
     elif most < 0:
@@ -178,6 +179,10 @@ def check_autoscaler(errs: Errors, obj: Object, old: Object | None = None) -> No
                 "apiVersion must specify API group")
     for i, metric in enumerate(spec.get("metrics", ())):
         _metric(errs, metric, f"spec.metrics[{i}]")
+    if least == 0 and not any(metric.get("type") in ("Object", "External")
+                              for metric in spec.get("metrics", ())):
+        forbidden(errs, "spec.metrics", "must specify at least one Object or External metric to "
+                  "support scaling to zero replicas")
     for key, rules in spec.get("behavior", {}).items():
         _scaling(errs, rules, f"spec.behavior.{key}")
 
@@ -216,6 +221,7 @@ def _metric(errs: Errors, metric: Object, path: str) -> None:
         required(errs, f"{path}.type", "must specify a metric source type")
     if kind not in METRICS:
         not_supported(errs, f"{path}.type", kind, METRICS)
+        not_supported(errs, f"{path}.type", kind, METRICS)       # upstream says it twice
         return
     wanted = METRICS[kind]
     if wanted not in metric:
@@ -367,6 +373,12 @@ def check_webhooks(errs: Errors, obj: Object, old: Object | None = None) -> None
         elif not {"v1", "v1beta1"} & set(versions):
             invalid(errs, f"{path}.admissionReviewVersions", versions,
                     "must include at least one of v1, v1beta1")
+        for j, version in enumerate(versions):
+            here = f"{path}.admissionReviewVersions[{j}]"
+            if version in versions[:j]:
+                invalid(errs, here, version, "duplicate version")
+            else:
+                invalid_each(errs, here, version, label_1035(version))
         if name in names:
             duplicate(errs, f"{path}.name", name)
         names.add(name)

@@ -75,7 +75,7 @@ def label_key(key: str) -> list[str]:
     if not name:
         faults.append("name part must be non-empty")
     elif len(name) > 63:
-        faults.append("name part must be no more than 63 characters")
+        faults.append("name part must be no more than 63 bytes")
     if not KEY_NAME.match(name):
         faults.append("name part " + KEY_WORDS)
     if not faults:
@@ -90,7 +90,7 @@ def label_value(value: str) -> list[str]:
         return []
     faults = []
     if len(value) > 63:
-        faults.append("must be no more than 63 characters")
+        faults.append("must be no more than 63 bytes")
     if value and not KEY_NAME.match(value):
         faults.append(VALUE_WORDS)
     if not faults:

@@ -69,7 +69,9 @@ def check_taints(errs: Errors, taints: list[Object], path: str) -> None:
         elif effect not in EFFECTS:
             not_supported(errs, f"{here}.effect", effect, EFFECTS)
         if (key, effect) in seen:
-            duplicate(errs, here, taint, "taints must be unique by key and effect pair")
+            # upstream shows its internal struct
+            duplicate(errs, here, {"Key": key, "Value": value, "Effect": effect,
+                                   "TimeAdded": taint.get("timeAdded")}, "taints must be unique by key and effect pair")
         seen.add((key, effect))
 
 

@@ -7,6 +7,8 @@ May not know: requests.
 
 from __future__ import annotations
 
+from typing import Any
+
 from kvcore.kube.validation.errors import (
     Errors,
     Object,
@@ -134,7 +136,7 @@ def check_volume(errs: Errors, obj: Object, old: Object | None = None) -> None:
     if not capacity:
         required(errs, "spec.capacity")
     if "storage" not in capacity or len(capacity) > 1:
-        not_supported(errs, "spec.capacity", capacity, ("storage",))
+        not_supported(errs, "spec.capacity", capacity or None, ("storage",))
     for name, amount in capacity.items():
         if quantity(amount) <= 0:
             invalid(errs, f"spec.capacity[{name}]", amount, POSITIVE)
@@ -184,11 +186,29 @@ def check_storage_class(errs: Errors, obj: Object, old: Object | None = None) ->
         not_supported(errs, "reclaimPolicy", obj["reclaimPolicy"], CLASS_RECLAIM)
     if obj.get("volumeBindingMode", "Immediate") not in BINDING:
         not_supported(errs, "volumeBindingMode", obj["volumeBindingMode"], BINDING)
+    _topologies(errs, obj.get("allowedTopologies", ()), "allowedTopologies")
     if old is not None:
         if obj.get("parameters", {}) != old.get("parameters", {}):
             forbidden(errs, "parameters", "updates to parameters are forbidden.")
         for key in ("provisioner", "reclaimPolicy", "volumeBindingMode"):
             immutable(errs, obj.get(key), old.get(key), key)
+
+
+def _topologies(errs: Errors, terms: Any, path: str) -> None:
+    for i, term in enumerate(terms):
+        keys: set[str] = set()
+        for j, rule in enumerate(term.get("matchLabelExpressions", ())):
+            here = f"{path}[{i}].matchLabelExpressions[{j}]"
+            values, key = rule.get("values") or (), rule.get("key", "")
+            if not values:
+                required(errs, f"{here}.values")
+            for k, value in enumerate(values):
+                if value in values[:k]:
+                    duplicate(errs, f"{here}.values[{k}]", value)
+            invalid_each(errs, f"{here}.key", key, label_key(key))
+            if key in keys:
+                duplicate(errs, f"{here}.key", key)
+            keys.add(key)
 
 
 GROUP_POLICIES = ("ReadWriteOnceWithFSType", "File", "None")
@@ -233,6 +253,7 @@ def check_csi_node(errs: Errors, obj: Object, old: Object | None = None) -> None
 def _driver_name(errs: Errors, name: str, path: str) -> None:
     if not name:
         required(errs, path)
+        return
     if len(name) > 63:
         too_long(errs, path, 63)
     invalid_each(errs, path, name, subdomain(name.lower()))

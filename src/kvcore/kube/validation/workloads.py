@@ -234,7 +234,7 @@ def _with_claims(spec: Object, claims: Any) -> Object:
         return spec
     added = {claim.get("metadata", {}).get("name", ""): claim for claim in claims}
     template = spec["template"]
-    volumes = [{"name": name, "persistentVolumeClaim": {"claimName": f"{name}-0"}}
+    volumes = [{"name": name, "persistentVolumeClaim": {"claimName": name}}
                for name in added]
     kept = [v for v in template["spec"].get("volumes", ()) if v.get("name") not in added]
     return {**spec, "template": {**template,
