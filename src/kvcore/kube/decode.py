@@ -197,6 +197,8 @@ def _measure(node: Any, sizes: dict[int, int], above: set[int], depth: int) -> i
     if isinstance(node, yaml.CollectionNode):
         above.add(id(node))
         for child in node.value:
+            if isinstance(child, tuple):
+                _name(child[0])
             for part in (child if isinstance(child, tuple) else (child,)):
                 size += _measure(part, sizes, above, depth + 1)
                 if size > YAML_NODES:
@@ -206,25 +208,31 @@ def _measure(node: Any, sizes: dict[int, int], above: set[int], depth: int) -> i
     return size
 
 
+def _name(node: Any) -> None:
+    """Makes a key the string that JSON would have: 1 and true are two keys, as 1 and True are not.
+    """
+    if not isinstance(node, yaml.ScalarNode):
+        raise yaml.YAMLError("a key must be a single value")
+    tag = node.tag.rpartition(":")[2]
+    if tag == "int":
+        node.value = str(_integer(None, node))
+    elif tag == "bool":
+        node.value = "true" if node.value.lower() in ("yes", "true", "on") else "false"
+    elif tag == "null":
+        node.value = "null"
+    if tag != "merge":
+        node.tag = "tag:yaml.org,2002:str"
+
+
 def _keyed(value: Any) -> Any:
-    """With keys as JSON has them; nothing shared between two places."""
+    """The same with nothing shared between two places, and nothing that JSON has not."""
     if isinstance(value, dict):
-        return {_key(key): _keyed(inner) for key, inner in value.items()}
+        return {key: _keyed(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_keyed(inner) for inner in value]
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise yaml.YAMLError(f"a {type(value).__name__} has no place in JSON")
-
-
-def _key(key: Any) -> str:
-    if isinstance(key, str):
-        return key
-    if isinstance(key, bool):
-        return "true" if key else "false"
-    if isinstance(key, (int, float)):
-        return str(key)
-    raise yaml.YAMLError(f"unsupported map key of type: {type(key).__name__}")
 
 
 def repeated_keys(body: bytes) -> list[str]:

@@ -235,7 +235,7 @@ def _struct(name: str, value: Any, place: _Place, go: str) -> dict[str, Any]:
             del value[key]
         else:
             value[key] = settled
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _value(shape: str, base: str, value: Any, field: Field, place: _Place) -> Any:
@@ -304,7 +304,7 @@ def _to_intstr(value: Any, field: Field, place: _Place) -> Any:
 def _to_text(value: Any, place: _Place) -> str:
     if value.__class__ is not str:
         raise place.refuse(value, "string")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _to_bytes(value: Any, field: Field, place: _Place) -> str:
@@ -313,7 +313,7 @@ def _to_bytes(value: Any, field: Field, place: _Place) -> str:
     problem = base64_problem(value)
     if problem:
         raise ValueError(problem)
-    return value.replace("\n", "").replace("\r", "")  # type: ignore[no-any-return]
+    return value.replace("\n", "").replace("\r", "")
 
 
 SPELL: dict[str, Callable[[Any, Field, _Place], Any]] = {

@@ -76,7 +76,7 @@ def is_canonical_quantity(value: object) -> bool:
     if value in _known:
         return True
     try:
-        return canonical_quantity(value) == value      # type: ignore[arg-type]
+        return canonical_quantity(value) == value
     except ValueError:
         return False
 
@@ -143,7 +143,8 @@ def _parse(text: str, layout: str) -> datetime:
     shift = timedelta(0) if zone == "Z" else timedelta(
         hours=int(zone[1:3]), minutes=int(zone[4:])) * (-1 if zone[0] == "-" else 1)
     try:
-        return datetime(*numbers, micros, timezone.utc) - shift  # type: ignore[misc,arg-type]
+        year, month, day, hour, minute, second = numbers
+        return datetime(year, month, day, hour, minute, second, micros, timezone.utc) - shift
     except (ValueError, OverflowError):
         raise ValueError(f'parsing time "{text}": day out of range') from None
 

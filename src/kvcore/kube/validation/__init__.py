@@ -20,7 +20,15 @@ from kvcore.kube.call import Call
 from kvcore.kube.decode import YAML, repeated_keys
 from kvcore.kube.fields import IllTyped, may_repeat, ok, settle, strict_errors
 from kvcore.kube.schema import type_of_kind
-from kvcore.kube.validation import core, metadata, networking, policy, storage, workloads
+from kvcore.kube.validation import (
+    core,
+    metadata,
+    networking,
+    policy,
+    storage,
+    webhooks,
+    workloads,
+)
 from kvcore.kube.validation.errors import Errors, Object
 from kvcore.kube.validation.pods import check_pod, check_pod_update
 from kvcore.kube.validation.services import check_service
@@ -59,7 +67,7 @@ KINDS: dict[str, Check] = {
     "Job": workloads.check_job,
     "Lease": policy.check_lease,
     "LimitRange": core.check_limit_range,
-    "MutatingWebhookConfiguration": policy.check_webhooks,
+    "MutatingWebhookConfiguration": webhooks.check_webhooks,
     "Namespace": core.check_namespace,
     "NetworkPolicy": networking.check_network_policy,
     "Node": core.check_node,
@@ -79,7 +87,7 @@ KINDS: dict[str, Check] = {
     "Service": check_service,
     "StatefulSet": workloads.check_stateful_set,
     "StorageClass": storage.check_storage_class,
-    "ValidatingWebhookConfiguration": policy.check_webhooks,
+    "ValidatingWebhookConfiguration": webhooks.check_webhooks,
     "VolumeAttachment": storage.check_volume_attachment,
 }
 

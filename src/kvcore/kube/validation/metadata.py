@@ -32,6 +32,7 @@ __all__ = ["check_create", "check_selector", "check_update", "immutable"]
 ANNOTATIONS_MAX = 256 * 1024
 IMMUTABLE = "field is immutable"
 MANAGER_MAX = 128
+FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
 SUBRESOURCE_MAX = 256
 
 
@@ -80,6 +81,10 @@ def check_common(errs: Errors, meta: Object) -> None:
         _check_finalizers(errs, meta["finalizers"])
     for i, entry in enumerate(meta.get("managedFields", ())):
         _check_managed(errs, entry, f"metadata.managedFields[{i}]")
+    for i, finalizer in enumerate(meta.get("finalizers", ())):
+        if "/" not in finalizer and finalizer not in FINALIZERS:
+            invalid(errs, f"metadata.finalizers[{i}]", finalizer,
+                    "name is neither a standard finalizer name nor is it fully qualified")
 
 
 def check_annotations(errs: Errors, annotations: Object, path: str) -> None:

@@ -27,7 +27,14 @@ from kvcore.kube.validation.errors import (
     required,
 )
 from kvcore.kube.validation.metadata import check_annotations
-from kvcore.kube.validation.rules import check_ip, check_labels, dns_label, label_key, subdomain
+from kvcore.kube.validation.rules import (
+    check_ip,
+    check_labels,
+    dns_label,
+    label_key,
+    subdomain,
+    underscored,
+)
 from kvcore.kube.validation.scheduling import check_affinity, check_tolerations, check_topology
 from kvcore.kube.validation.volumes import check_volumes
 
@@ -186,6 +193,10 @@ def _dns_config(errs: Errors, config: Object | None, policy: str, path: str) -> 
     if len(" ".join(searches)) > SEARCH_CHARS_MAX:
         invalid(errs, f"{path}.searches", searches, f"must not have more than {SEARCH_CHARS_MAX} "
                 "characters (including spaces) in the search list")
+    for i, search in enumerate(searches):
+        if search != ".":
+            name = search.removesuffix(".")
+            invalid_each(errs, f"{path}.searches[{i}]", name, underscored(name))
     for i, option in enumerate(config.get("options", ())):
         if not option.get("name"):
             required(errs, f"{path}.options[{i}]", "must not be empty")

@@ -194,6 +194,18 @@ def wildcard(name: str) -> list[str]:
     return [] if WILDCARD.match(name) and len(name) <= 253 else [WILDCARD_WORDS]
 
 
+UNDERSCORED = re.compile(
+    r"_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*\Z")
+UNDERSCORED_WORDS = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' "
+    "or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used "
+    "for validation is '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')")
+
+
+def underscored(name: str) -> list[str]:
+    return [] if UNDERSCORED.match(name) and len(name) <= 253 else [UNDERSCORED_WORDS]
+
+
 HEADER = re.compile(r"[-A-Za-z0-9]+\Z")
 HEADER_WORDS = ("a valid HTTP header must consist of alphanumeric characters or '-' (e.g. "
                 "'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')")

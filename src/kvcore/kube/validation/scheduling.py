@@ -167,10 +167,10 @@ UNSATISFIABLE = ("DoNotSchedule", "ScheduleAnyway")
 
 def check_topology(errs: Errors, constraints: list[Object], path: str) -> None:
     """topologySpreadConstraints."""
-    seen: set[tuple[str, str]] = set()
+    pairs = [(c.get("topologyKey", ""), c.get("whenUnsatisfiable", "")) for c in constraints]
     for i, constraint in enumerate(constraints):
         here, skew = f"{path}[{i}]", constraint.get("maxSkew", 0)
-        key, when = constraint.get("topologyKey", ""), constraint.get("whenUnsatisfiable", "")
+        key, when = pairs[i]
         if skew <= 0:
             invalid(errs, f"{here}.maxSkew", skew, "must be greater than zero")
         if not key:
@@ -179,9 +179,8 @@ def check_topology(errs: Errors, constraints: list[Object], path: str) -> None:
             check_label_key(errs, key, f"{here}.topologyKey")
         if when not in UNSATISFIABLE:
             not_supported(errs, f"{here}.whenUnsatisfiable", when, UNSATISFIABLE)
-        if (key, when) in seen:
+        if (key, when) in pairs[i + 1:]:
             duplicate(errs, f"{here}.{{topologyKey, whenUnsatisfiable}}", f"{{{key}, {when}}}")
-        seen.add((key, when))
         domains = constraint.get("minDomains")
         if domains is not None and domains <= 0:
             invalid(errs, f"{here}.minDomains", domains, "must be greater than zero")

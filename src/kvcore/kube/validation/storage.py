@@ -196,6 +196,8 @@ def check_storage_class(errs: Errors, obj: Object, old: Object | None = None) ->
 
 def _topologies(errs: Errors, terms: Any, path: str) -> None:
     for i, term in enumerate(terms):
+        if term in terms[:i]:
+            duplicate(errs, f"{path}[{i}].matchLabelExpressions", "")
         keys: set[str] = set()
         for j, rule in enumerate(term.get("matchLabelExpressions", ())):
             here = f"{path}[{i}].matchLabelExpressions[{j}]"

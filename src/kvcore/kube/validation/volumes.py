@@ -21,7 +21,7 @@ from kvcore.kube.validation.errors import (
     not_supported,
     required,
 )
-from kvcore.kube.validation.rules import config_key, dns_label, label_key
+from kvcore.kube.validation.rules import config_key, dns_label, label_key, subdomain
 from kvcore.kube.values import quantity
 
 __all__ = ["check_mounts", "check_volumes", "check_source"]
@@ -55,6 +55,10 @@ def check_volumes(errs: Errors, volumes: list[Object], path: str,
         here, before = f"{path}[{i}]", len(errs)
         name = volume.get("name", "")
         check_source(errs, volume, here)
+        if pod_name and name and "ephemeral" in volume:
+            claim = f"{pod_name}-{name}"
+            invalid_each(errs, f"{here}.name", name,
+                         [f'PVC name "{claim}": {fault}' for fault in subdomain(claim)])
         if not name:
             required(errs, f"{here}.name")
         else:
@@ -63,7 +67,7 @@ def check_volumes(errs: Errors, volumes: list[Object], path: str,
             duplicate(errs, f"{here}.name", name)
         if len(errs) == before:
             good[name] = volume
-        claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+        claim = volume.get("persistentVolumeClaim", {}).get("claimName", "")
         if claim in made:
             invalid(errs, f"{here}.persistentVolumeClaim.claimName", claim,
                     "must not reference a PVC that gets created for an ephemeral volume")
@@ -347,7 +351,6 @@ def check_devices(errs: Errors, container: Object, volumes: dict[str, Object], p
 
 def check_key_ref(errs: Errors, ref: Object, path: str) -> None:
     """A key of a ConfigMap or a Secret."""
-    from kvcore.kube.validation.rules import subdomain
     name, key = ref.get("name", ""), ref.get("key", "")
     invalid_each(errs, f"{path}.name", name, subdomain(name))
     if not key:
