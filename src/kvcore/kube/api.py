@@ -100,7 +100,8 @@ class Api:
             raise status.method_not_allowed()
         if resource.namespaced and not target.namespace and target.verb not in ("list", "watch"):
             raise status.no_such_path()
-        call = Call(self, request, target, resource, user, "CREATE", target.namespace, target.name,
+        namespace = target.namespace if resource.namespaced else ""    # of a Namespace: its name
+        call = Call(self, request, target, resource, user, "CREATE", namespace, target.name,
                     options=Options.of(request.query), warnings=warnings)
         return await verb(call)
 
