@@ -39,8 +39,9 @@ def comparable(obj: dict[str, Any]) -> dict[str, Any]:
     return obj
 
 
-def broken(entry: dict[str, Any]) -> dict[str, Any]:
-    obj = copy.deepcopy(OBJECTS[entry["base"]])
+def broken(entry: dict[str, Any], base: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The entry's object, or another one, with the entry's value in it."""
+    obj = copy.deepcopy(base or OBJECTS[entry["base"]])
     *way, last = entry["at"]
     holder: Any = obj
     for step in way:

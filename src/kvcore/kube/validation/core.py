@@ -152,12 +152,11 @@ def check_node(errs: Errors, obj: Object, old: Object | None = None) -> None:
         invalid(errs, "spec.podCIDRs", cidrs,
                 "may specify no more than one CIDR for each IP family")
     if old is not None:
-        for key in ("podCIDRs", "podCIDR", "providerID"):
+        for key, told in (("podCIDRs", "podCIDR"), ("providerID", "providerID")):
             before = old.get("spec", {}).get(key)
             if before and spec.get(key) != before:
-                forbidden(errs, f"spec.{key}", "node updates may not change "
-                          f"{key} except from \"\" to valid" if key != "podCIDRs" else
-                          "node updates may not change podCIDR except from \"\" to valid")
+                forbidden(errs, f"spec.{key}",
+                          f'node updates may not change {told} except from "" to valid')
 
 
 def check_pod_template(errs: Errors, obj: Object, old: Object | None = None) -> None:

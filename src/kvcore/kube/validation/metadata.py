@@ -176,7 +176,7 @@ def check_update(errs: Errors, meta: Object, old: Object) -> None:
 
 def immutable(errs: Errors, new: Any, old: Any, path: str) -> None:
     if new != old and (new or old):
-        invalid(errs, path, new, IMMUTABLE)
+        invalid(errs, path, "" if new is None and isinstance(old, str) else new, IMMUTABLE)
 
 
 # --- selectors ------------------------------------------------------------------------------------

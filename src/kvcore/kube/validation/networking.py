@@ -136,7 +136,7 @@ def _backend(errs: Errors, backend: Object, path: str) -> None:
 def check_ingress_class(errs: Errors, obj: Object, old: Object | None = None) -> None:
     spec = obj.get("spec", {})
     controller = spec.get("controller", "")
-    if not controller and old is None:
+    if not controller:
         required(errs, "spec.controller")
     elif len(controller) > 250:
         from kvcore.kube.validation.errors import too_long
@@ -229,6 +229,7 @@ def _block(errs: Errors, block: Object, path: str) -> None:
     cidr = block.get("cidr", "")
     if not cidr:
         required(errs, f"{path}.cidr")
+        return
     if not check_cidr(errs, cidr, f"{path}.cidr"):
         return
     whole: Any = ipaddress.ip_network(cidr, strict=False)

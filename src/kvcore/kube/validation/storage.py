@@ -20,7 +20,7 @@ from kvcore.kube.validation.errors import (
     required,
     too_long,
 )
-from kvcore.kube.validation.metadata import check_selector, immutable
+from kvcore.kube.validation.metadata import IMMUTABLE, check_selector, immutable
 from kvcore.kube.validation.rules import label_key, nonnegative, subdomain
 from kvcore.kube.validation.scheduling import check_node_selector
 from kvcore.kube.validation.volumes import check_source
@@ -188,9 +188,7 @@ def check_storage_class(errs: Errors, obj: Object, old: Object | None = None) ->
         not_supported(errs, "volumeBindingMode", obj["volumeBindingMode"], BINDING)
     _topologies(errs, obj.get("allowedTopologies", ()), "allowedTopologies")
     if old is not None:
-        if obj.get("parameters", {}) != old.get("parameters", {}):
-            forbidden(errs, "parameters", "updates to parameters are forbidden.")
-        for key in ("provisioner", "reclaimPolicy", "volumeBindingMode"):
+        for key in ("parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"):
             immutable(errs, obj.get(key), old.get(key), key)
 
 
@@ -250,6 +248,21 @@ def check_csi_node(errs: Errors, obj: Object, old: Object | None = None) -> None
                 duplicate(errs, path, key)
             keys.add(key)
             invalid_each(errs, path, key, label_key(key))
+    if old is not None:
+        _drivers_stay(errs, obj["spec"].get("drivers") or [], old["spec"].get("drivers") or [])
+
+
+def _drivers_stay(errs: Errors, drivers: list[Object], old: list[Object]) -> None:
+    """What a driver has said of a node, but for how much it can hold."""
+    before = {driver.get("name"): driver for driver in old}
+    for driver in drivers:
+        was = before.get(driver.get("name"))
+        if was is not None and any(driver.get(key) != was.get(key)
+                                   for key in ("nodeID", "topologyKeys")):
+            # upstream shows its internal struct
+            invalid(errs, "spec.drivers", {
+                "Name": driver.get("name", ""), "NodeID": driver.get("nodeID", ""),
+                "TopologyKeys": driver.get("topologyKeys"), "Allocatable": None}, IMMUTABLE)
 
 
 def _driver_name(errs: Errors, name: str, path: str) -> None:
