@@ -130,8 +130,8 @@ def test_annotations_have_a_limit(kube: Server, annotations: dict[str, str], goo
                                 "metadata": {"name": "a", "annotations": annotations}})
     assert (code == 201) is good
     if not good:
-        assert answer["message"] == ('ConfigMap "a" is invalid: metadata.annotations: Too long: may '
-                                     "not be more than 262144 bytes")
+        assert answer["message"] == ('ConfigMap "a" is invalid: metadata.annotations: Too long: '
+                                     "may not be more than 262144 bytes")
 
 
 def test_data_has_a_limit(kube: Server) -> None:

@@ -18,7 +18,8 @@ from kvcore.kube.defaults import apply_defaults
 
 LEAVES = (st.none() | st.booleans() | st.integers(-2 ** 63, 2 ** 64 - 1) | st.floats(
     allow_nan=False, allow_infinity=False) | st.text(max_size=8) | st.sampled_from(
-        ["", "x", "1", "-1", "100%", "1Gi", "TCP", "None", "a/b", "2026-01-01T00:00:00Z", "x" * 64]))
+        ["", "x", "1", "-1", "100%", "1Gi", "TCP", "None", "a/b", "2026-01-01T00:00:00Z",
+         "x" * 64]))
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
     st.sampled_from(["name", "a", "key", "value", "port"]), inner, max_size=3), max_leaves=5)
 

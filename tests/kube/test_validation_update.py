@@ -133,8 +133,8 @@ def test_no_new_finalizers_once_it_is_being_deleted(kube: Server) -> None:
     assert causes(copy.deepcopy(new), old) == []
     new["metadata"]["finalizers"] = ["a/b", "a/d"]
     assert causes(new, old) == [[
-        "FieldValueForbidden", "metadata.finalizers", "Forbidden: no new finalizers can be added if "
-        'the object is being deleted, found new finalizers []string{"a/d"}']]
+        "FieldValueForbidden", "metadata.finalizers", "Forbidden: no new finalizers can be added "
+        'if the object is being deleted, found new finalizers []string{"a/d"}']]
 
 
 def test_an_immutable_config_map(kube: Server) -> None:

@@ -352,7 +352,8 @@ def _csi_driver(obj: Object) -> None:
 
 HOOKS: dict[str, Fill] = {
     "core.v1.Pod": _pod, "core.v1.Container": _container, "core.v1.EphemeralContainer": _container,
-    "core.v1.PodSpec": _pod_spec, "core.v1.Secret": _secret, "core.v1.Volume": _volume, "core.v1.Service": _service,
+    "core.v1.PodSpec": _pod_spec, "core.v1.Secret": _secret, "core.v1.Volume": _volume,
+    "core.v1.Service": _service,
     "core.v1.ReplicationController": _replication_controller, "core.v1.Namespace": _namespace,
     "core.v1.NodeStatus": _node_status, "core.v1.LimitRangeItem": _limit,
     "apps.v1.DeploymentSpec": _deployment, "apps.v1.DaemonSetSpec": _daemon_set,

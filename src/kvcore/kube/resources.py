@@ -5,7 +5,13 @@
 
 A row says what discovery says of it, and what the server must know to store it. Behaviour that
 only some kinds have (defaults, validation, selectable fields) is found elsewhere under the row's
-kind. Source: the discovery documents of Kubernetes 1.35, GA versions only.
+kind.
+
+Not served, though GA: autoscaling/v1 and events.k8s.io/v1 (second versions of kinds that are
+here; nothing converts), apiregistration, resource.k8s.io, flowcontrol and admission policies
+(stored, they would promise what nobody does), servicecidrs and ipaddresses (nobody gives out
+addresses). Custom resources and reviews come with their own code.
+Source: the discovery documents of Kubernetes 1.36, GA versions only.
 """
 
 from __future__ import annotations
@@ -106,7 +112,8 @@ def _grouped() -> Iterator[Resource]:
                     ("csidrivers", "CSIDriver", False), ("csinodes", "CSINode", False),
                     ("csistoragecapacities", "CSIStorageCapacity"),
                     ("storageclasses", "StorageClass", False, ("sc",)),
-                    ("volumeattachments", "VolumeAttachment", False, (), status))
+                    ("volumeattachments", "VolumeAttachment", False, (), status),
+                    ("volumeattributesclasses", "VolumeAttributesClass", False, ("vac",)))
     yield from rows("rbac.authorization.k8s.io", "v1",
                     ("clusterrolebindings", "ClusterRoleBinding", False, (), (), "path"),
                     ("clusterroles", "ClusterRole", False, (), (), "path"),

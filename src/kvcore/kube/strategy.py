@@ -19,18 +19,25 @@ from kvcore.kube import meta
 from kvcore.kube.call import Call
 from kvcore.kube.defaults import fill
 from kvcore.kube.schema import fields_of, type_of_kind
-from kvcore.kube.values import quantity
+from kvcore.kube.values import nano
 
-__all__ = ["COUNTED", "prepare_create"]
+__all__ = ["COUNTED", "NEEDS_VERSION", "prepare_create"]
 
 Object = dict[str, Any]
 
 # Kinds whose metadata.generation counts changes of what is wanted; others have none.
 COUNTED = frozenset({
-    "Pod", "PodTemplate", "ReplicationController", "Deployment", "ReplicaSet", "StatefulSet", "DaemonSet",
+    "Pod", "PodTemplate", "ReplicationController", "Deployment", "ReplicaSet", "StatefulSet",
+    "DaemonSet",
     "CronJob", "Job", "PodDisruptionBudget", "Ingress", "IngressClass", "NetworkPolicy",
     "EndpointSlice", "PriorityClass", "MutatingWebhookConfiguration",
     "ValidatingWebhookConfiguration",
+})
+# Kinds that are replaced only by who names the version that was read: a PUT without
+# metadata.resourceVersion is refused. Others take it as "whatever is there".
+NEEDS_VERSION = frozenset({
+    "CSIDriver", "CSINode", "CSIStorageCapacity", "Lease", "MutatingWebhookConfiguration",
+    "PodDisruptionBudget", "RuntimeClass", "ValidatingWebhookConfiguration", "VolumeAttachment",
 })
 # Kinds whose status a create does not take from the client.
 STATUS_IS_OURS = COUNTED | {
@@ -79,16 +86,16 @@ def quality_of_service(spec: Object) -> str:
     own = spec.get("resources")
     holders = [{"resources": own}] if own else (
         *spec.get("containers", ()), *spec.get("initContainers", ()))
-    requests, limits, guaranteed = dict[str, Any](), dict[str, Any](), True
+    requests, limits, guaranteed = dict[str, int](), dict[str, int](), True
     for holder in holders:
         resources = holder.get("resources") or {}
         limited = 0
         for name in ("cpu", "memory"):
             asked = resources.get("requests", {}).get(name)
-            if asked is not None and (amount := quantity(asked)) > 0:
+            if asked is not None and (amount := nano(asked)) > 0:
                 requests[name] = requests.get(name, 0) + amount
             limit = resources.get("limits", {}).get(name)
-            if limit is not None and (amount := quantity(limit)) > 0:
+            if limit is not None and (amount := nano(limit)) > 0:
                 limits[name] = limits.get(name, 0) + amount
                 limited += 1
         guaranteed = guaranteed and limited == 2
@@ -185,5 +192,6 @@ def _limit_range(call: Call, obj: Object) -> None:
 SPECIAL: dict[str, Callable[[Call, Object], None]] = {
     "Pod": _pod, "Namespace": _namespace, "PersistentVolume": _volume,
     "PersistentVolumeClaim": _claim, "Job": _job, "ServiceAccount": _service_account,
-    "CertificateSigningRequest": _signing_request, "DaemonSet": _daemon_set, "LimitRange": _limit_range,
+    "CertificateSigningRequest": _signing_request, "DaemonSet": _daemon_set,
+    "LimitRange": _limit_range,
 }

@@ -15,9 +15,10 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
+from functools import lru_cache
 
 __all__ = ["base64_problem", "canonical_micro", "canonical_quantity", "canonical_time",
-           "is_canonical_quantity", "quantity"]
+           "is_canonical_quantity", "nano", "quantity"]
 
 NANO = 10 ** 9
 DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
@@ -66,6 +67,17 @@ def quantity(value: str | int | float) -> Fraction:
     (Fraction(134217728, 1), Fraction(1, 10))
     """
     return _parts(str(value))[0]
+
+
+@lru_cache(4096)
+def nano(text: str) -> int:
+    """A quantity in billionths, for sums and comparisons. Errors: ValueError. Cost: 0.1 us when the
+    spelling was seen before.
+
+    >>> nano("100m"), nano("2")
+    (100000000, 2000000000)
+    """
+    return int(_parts(text)[0] * NANO)
 
 
 def is_canonical_quantity(value: object) -> bool:

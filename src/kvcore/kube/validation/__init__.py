@@ -89,6 +89,7 @@ KINDS: dict[str, Check] = {
     "StorageClass": storage.check_storage_class,
     "ValidatingWebhookConfiguration": webhooks.check_webhooks,
     "VolumeAttachment": storage.check_volume_attachment,
+    "VolumeAttributesClass": storage.check_attributes_class,
 }
 
 

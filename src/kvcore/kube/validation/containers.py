@@ -36,7 +36,7 @@ from kvcore.kube.validation.volumes import (
     check_key_ref,
     check_mounts,
 )
-from kvcore.kube.values import quantity
+from kvcore.kube.values import nano, quantity
 
 __all__ = ["check_containers", "check_init_containers", "check_requirements"]
 
@@ -322,14 +322,15 @@ def check_requirements(errs: Errors, resources: Object, path: str) -> None:
             if not overcommit:
                 required(errs, f"{path}.limits",
                          "Limit must be set for non overcommitable resources")
-        elif limit != amount and not overcommit and quantity(amount) != quantity(limit):
+        elif limit != amount and not overcommit and nano(amount) != nano(limit):
             invalid(errs, f"{path}.requests", amount,
                     f"must be equal to {name} limit of {limit}")
-        elif limit != amount and quantity(amount) > quantity(limit):
+        elif limit != amount and nano(amount) > nano(limit):
             invalid(errs, f"{path}.requests", amount,
                     f"must be less than or equal to {name} limit of {limit}")
     used = limits.keys() | requests.keys() if limits or requests else ()
-    if any(name.startswith("hugepages-") for name in used) and not {"cpu", "memory"} & set(used):
+    if not STANDARD.issuperset(used) and "cpu" not in used and "memory" not in used and any(
+            name.startswith("hugepages-") for name in used):
         forbidden(errs, path, "HugePages require cpu or memory")
 
 

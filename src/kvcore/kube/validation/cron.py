@@ -14,7 +14,8 @@ WORDS = frozenset({"@yearly", "@annually", "@monthly", "@weekly", "@daily", "@mi
 MONTHS = {name: i for i, name in enumerate(
     "jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 DAYS = {name: i for i, name in enumerate("sun mon tue wed thu fri sat".split())}
-FIELDS: tuple[tuple[int, int, dict[str, int]], ...] = ((0, 59, {}), (0, 23, {}), (1, 31, {}), (1, 12, MONTHS), (0, 6, DAYS))
+FIELDS: tuple[tuple[int, int, dict[str, int]], ...] = (
+    (0, 59, {}), (0, 23, {}), (1, 31, {}), (1, 12, MONTHS), (0, 6, DAYS))
 
 
 def schedule_problem(schedule: str) -> str | None:

@@ -163,8 +163,8 @@ def check_update(errs: Errors, meta: Object, old: Object) -> None:
         extra = sorted(set(meta.get("finalizers", ())) - set(old.get("finalizers", ())))
         if extra:
             found = ", ".join(f'"{name}"' for name in extra)
-            forbidden(errs, "metadata.finalizers", "no new finalizers can be added if the object is "
-                      f"being deleted, found new finalizers []string{{{found}}}")
+            forbidden(errs, "metadata.finalizers", "no new finalizers can be added if the object "
+                      f"is being deleted, found new finalizers []string{{{found}}}")
     if meta.get("generation", 0) < old.get("generation", 0) and meta.get("generation"):
         invalid(errs, "metadata.generation", meta["generation"], "must not be decremented")
     for key in SYSTEM_FIELDS:

@@ -219,8 +219,8 @@ def _gates(errs: Errors, gates: list[Object], path: str) -> None:
 # --- updates --------------------------------------------------------------------------------------
 
 MAY_CHANGE = ("pod updates may not change fields other than `spec.containers[*].image`,"
-              "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only "
-              "additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it "
+              "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` "
+              "(only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it "
               "to be set to 1 if it was previously negative)")
 
 

@@ -71,7 +71,8 @@ def check_taints(errs: Errors, taints: list[Object], path: str) -> None:
         if (key, effect) in seen:
             # upstream shows its internal struct
             duplicate(errs, here, {"Key": key, "Value": value, "Effect": effect,
-                                   "TimeAdded": taint.get("timeAdded")}, "taints must be unique by key and effect pair")
+                                   "TimeAdded": taint.get("timeAdded")},
+                      "taints must be unique by key and effect pair")
         seen.add((key, effect))
 
 

@@ -192,6 +192,16 @@ def check_storage_class(errs: Errors, obj: Object, old: Object | None = None) ->
             immutable(errs, obj.get(key), old.get(key), key)
 
 
+def check_attributes_class(errs: Errors, obj: Object, old: Object | None = None) -> None:
+    """A VolumeAttributesClass."""
+    _driver_name(errs, obj.get("driverName", ""), "driverName")
+    if not obj.get("parameters"):
+        required(errs, "parameters", "must contain at least one key/value pair")
+    if old is not None:
+        for key in ("driverName", "parameters"):
+            immutable(errs, obj.get(key), old.get(key), key)
+
+
 def _topologies(errs: Errors, terms: Any, path: str) -> None:
     for i, term in enumerate(terms):
         if term in terms[:i]:

@@ -134,8 +134,8 @@ def _resources(errs: Errors, resources: list[str], path: str) -> None:
         invalid(errs, path, resources,
                 "if '*/*' is present, must not specify other resources")
     if "*" in resources and any("/" not in text and text != "*" for text in resources):
-        invalid(errs, path, resources, "if '*' is present, must not specify other resources without "
-                "subresources")
+        invalid(errs, path, resources, "if '*' is present, must not specify other resources "
+                "without subresources")
 
 
 def _client(errs: Errors, config: Object, path: str) -> None:

@@ -55,7 +55,8 @@ def _labels(template: Object) -> Any:
 def _template(errs: Errors, spec: Object, owner: str, *, matched: bool = True) -> None:
     """A template whose labels the selector must match, of pods that run for ever."""
     template, selector = spec["template"], spec.get("selector")
-    if matched and (selector or selector is None) and selects(selector, _labels(template) or {}) is False:
+    asked = matched and (selector or selector is None)      # an empty one selects everything
+    if asked and selects(selector, _labels(template) or {}) is False:
         invalid(errs, "spec.template.metadata.labels", _labels(template), MISMATCH)
     check_template(errs, template, "spec.template")
     _always(errs, template["spec"], "spec.template.spec", owner)
