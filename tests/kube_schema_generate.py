@@ -4,11 +4,12 @@
     python tests/kube_schema_generate.py DEFINITIONS.json GO_MODULES
 
 DEFINITIONS.json: the OpenAPI definitions of Kubernetes 1.36, as the PyPI package
-kubernetes-validate carries them (kubernetes-json-schema/v1.36.0-local/_definitions.json). GO_MODULES: a
-directory with the Go modules k8s.io/api and k8s.io/apimachinery of the same release: from their struct tags come
-what OpenAPI does not say, the names of Go types that stand in a decoder's errors, and which fields
-are left out of JSON when they are empty. Both sources are Apache-2.0, Copyright The Kubernetes
-Authors; taken over are facts (names of types and fields, keys of lists), no descriptions.
+kubernetes-validate has them (kubernetes-json-schema/v1.36.0-local/_definitions.json). GO_MODULES: a
+directory with the Go modules k8s.io/api and k8s.io/apimachinery of the same release: from their
+struct tags comes what OpenAPI does not say, the names of Go types that stand in a decoder's errors,
+and which fields are left out of JSON when they are empty. Both sources are Apache-2.0, Copyright
+The Kubernetes Authors; taken over are facts (names of types and fields, keys of lists), no
+descriptions.
 
 What comes out is described in kvcore/kube/schema.py.
 """

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 from fractions import Fraction
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from in_process import RESOURCES, Server
 
-from kvcore.kube import fields, schema
+from kvcore.kube import defaults, fields, gojson, schema, strategy, values
 from kvcore.kube.gojson import syntax_problem
+from kvcore.kube.validation import cron, rules
 from kvcore.kube.values import canonical_micro, canonical_quantity, canonical_time, quantity
 
 PODS = "/api/v1/namespaces/default/pods"
@@ -27,6 +29,12 @@ def pod(**spec: Any) -> dict[str, Any]:
     obj = copy.deepcopy(POD)
     obj["spec"].update(spec)
     return obj
+
+
+@pytest.mark.parametrize("module", [defaults, gojson, schema, strategy, values, rules, cron])
+def test_doctests(module: Any) -> None:
+    tried = doctest.testmod(module)
+    assert tried.attempted and not tried.failed
 
 
 # --- the data -------------------------------------------------------------------------------------

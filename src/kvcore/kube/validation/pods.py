@@ -220,8 +220,8 @@ def _gates(errs: Errors, gates: list[Object], path: str) -> None:
 
 MAY_CHANGE = ("pod updates may not change fields other than `spec.containers[*].image`,"
               "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` "
-              "(only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow "
-              "it to be set to 1 if it was previously negative)")
+              "(only additions to existing tolerations),`spec.terminationGracePeriodSeconds` "
+              "(allow it to be set to 1 if it was previously negative)")
 
 
 def check_pod_update(errs: Errors, obj: Object, old: Object) -> None:

@@ -42,8 +42,8 @@ dns_label, subdomain, label_1035 = of_name("label"), of_name("subdomain"), of_na
 WORD = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 KEY_NAME = re.compile(WORD + r"\Z", re.ASCII)
 KEY_WORDS = ("must consist of alphanumeric characters, '-', '_' or '.', and must start and end "
-             "with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex "
-             f"used for validation is '{WORD}')")
+             "with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', "
+             f"regex used for validation is '{WORD}')")
 VALUE_WORDS = ("a valid label must be an empty string or consist of alphanumeric characters, '-', "
                "'_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue', "
                " or 'my_value',  or '12345', regex used for validation is "
