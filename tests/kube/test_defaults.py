@@ -70,6 +70,7 @@ def test_tables_name_fields_that_exist() -> None:
     ("a.b:5000/c", "Always"), ("a.b:5000/c:1", "IfNotPresent"), ("", "IfNotPresent"),
     ("nginx@sha256:" + "0" * 64, "IfNotPresent"),
     ("nginx:latest@sha256:" + "0" * 64, "Always"), ("NGINX", "IfNotPresent"),
+    ("a" * 64, "IfNotPresent"), ("a" * 65, "Always"),
 ])
 def test_pull_policy(image: str, policy: str) -> None:
     pod = filled({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
@@ -112,6 +113,10 @@ def test_a_client_cannot_set_the_status_of_a_new_object(kube: Server) -> None:
     assert code == 201
     assert answer["status"] == {"phase": "Pending", "qosClass": "BestEffort"}
     assert answer["metadata"]["generation"] == 1
+    code, answer = kube.create({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"},
+        "status": {"phase": "Terminating"}})
+    assert code == 201 and answer["status"] == {"phase": "Active"}
 
 
 def test_string_data_becomes_data(kube: Server) -> None:

@@ -164,7 +164,7 @@ def _yaml(body: bytes, kind: str) -> Any:
             if not loader.check_node():
                 return None
             node = loader.get_node()
-            _measure(node, {}, set(), 0)
+            _measure(node, {}, 0)
             return _keyed(loader.construct_document(node))
         finally:
             loader.dispose()
@@ -184,26 +184,23 @@ def _yaml_problem(error: Exception) -> str:
     return str(problem)
 
 
-def _measure(node: Any, sizes: dict[int, int], above: set[int], depth: int) -> int:
-    """How many values a node is, aliases written out. Errors: YAMLError when too many."""
+def _measure(node: Any, sizes: dict[int, int], depth: int) -> int:
+    """How many values a node is, aliases written out. Errors: YAMLError when there are too many, or
+    they are too deep: what contains itself is."""
     known = sizes.get(id(node))
     if known is not None:
         return known
-    if id(node) in above:
-        raise yaml.YAMLError("anchor value contains itself")
     if depth > YAML_DEPTH:
         raise yaml.YAMLError(f"exceeded max depth of {YAML_DEPTH}")
     size = 1
     if isinstance(node, yaml.CollectionNode):
-        above.add(id(node))
         for child in node.value:
             if isinstance(child, tuple):
                 _name(child[0])
             for part in (child if isinstance(child, tuple) else (child,)):
-                size += _measure(part, sizes, above, depth + 1)
+                size += _measure(part, sizes, depth + 1)
                 if size > YAML_NODES:
                     raise yaml.YAMLError("document contains excessive aliasing")
-        above.discard(id(node))
     sizes[id(node)] = size
     return size
 

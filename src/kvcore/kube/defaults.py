@@ -112,13 +112,16 @@ IMAGE_NAME = re.compile(
     r"(@[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?\Z", re.ASCII)
 
 
+IDENTIFIER = re.compile(r"[0-9a-f]{64}\Z")       # of an image: no name
+
+
 def pull_policy(image: str) -> str:
     """Always for the tag latest, or no tag and no digest.
 
     >>> [pull_policy(i) for i in ("nginx", "nginx:1.27", "a.b:5000/c/d:latest", "UPPER")]
     ['Always', 'IfNotPresent', 'Always', 'IfNotPresent']
     """
-    match = IMAGE_NAME.match(image)
+    match = IMAGE_NAME.match(image) if not IDENTIFIER.match(image) else None
     latest = match is not None and (match[1] or ("" if match[2] else "latest")) == "latest"
     return "Always" if latest else "IfNotPresent"
 

@@ -244,6 +244,10 @@ def _metric(errs: Errors, metric: Object, path: str) -> None:
     if target.get("averageUtilization", 1) < 1:
         invalid(errs, f"{here}.averageUtilization", target["averageUtilization"],
                 "must be greater than 0")
+    if wanted in ("pods", "object", "external") and not source.get("metric", {}).get("name"):
+        required(errs, f"{path}.{wanted}.metric.name", "must specify a metric name")
+    if wanted == "pods" and "averageValue" not in target:
+        required(errs, f"{here}.averageValue", "must specify a positive target averageValue")
     if wanted in ("resource", "containerResource"):
         utilization, average = "averageUtilization" in target, "averageValue" in target
         if not utilization and not average:
