@@ -114,12 +114,13 @@ def check_fields(call: Call) -> None:
     told = call.options.field_validation != "Ignore"
     body = call.request.body
     is_json = told and call.request.method in ("POST", "PUT") and body[:1] == b"{"
-    if ok(name)(obj) and not (is_json and may_repeat(body, obj)) and (is_json or not told):
+    is_yaml = told and call.request.headers.get("content-type", "").startswith(YAML)
+    if ok(name)(obj) and not is_yaml and not (is_json and may_repeat(body, obj)):
         return
     found, yaml_keys = [], list[str]()
     if told:
         found = strict_errors(name, body if is_json else None, obj)
-        if call.request.headers.get("content-type", "").startswith(YAML):
+        if is_yaml:
             yaml_keys = repeated_keys(body)
     try:
         settle(name, obj)
