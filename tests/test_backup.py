@@ -14,6 +14,7 @@ import os
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,8 @@ def test_a_target_that_is_there(ram_dir: Path) -> None:
     assert partials(ram_dir) == []
 
 
-def test_ctrl_c_as_the_directory_is_made(open_store: Opener, ram_dir: Path,
+def test_ctrl_c_as_the_directory_is_made(open_store: Callable[[], kvcore.Store],
+                                         ram_dir: Path,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal comes behind the system call and before its caller goes on."""
     mkdir = os.mkdir

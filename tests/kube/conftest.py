@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from in_process import Server
 from kube_server import Kube
 
 
@@ -21,3 +22,11 @@ def kube() -> Iterator[Kube]:
     """An API server over an empty store in memory; without housekeeping, without admission."""
     with Kube() as made:
         yield made
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A started Api over a store in memory, which a test asks in process."""
+    made = Server()
+    yield made
+    made.close()

@@ -294,8 +294,8 @@ def test_cache_sizes_refused(text: str, words: str) -> None:
     assert str(refused.value) == words
 
 
-@pytest.mark.parametrize("name", ["caching", "codec", "entry", "feed", "fields", "metrics",
-                                  "negotiation", "options", "selectors", "watcher"])
+@pytest.mark.parametrize("name", ["caching", "codec", "entry", "feed", "metrics",
+                                  "negotiation", "options", "selectable", "selectors", "watcher"])
 def test_examples(name: str) -> None:
     """Those of the docstrings."""
     done = doctest.testmod(importlib.import_module(f"kvcore.kube.{name}"))

@@ -118,7 +118,7 @@ def test_a_namespace_waits_for_finalizers_and_for_its_pods() -> None:
         kube.make(f"{N}/pods", pod("p", "n1", {"terminationGracePeriodSeconds": 30}))
         kube.call("DELETE", N)
         until(kube, lambda: not stored(kube, "serviceaccounts", "n", "default"))
-        kube.settle()
+        until(kube, lambda: b"deletionTimestamp" in kube.store.get(b"/registry/pods/n/p").value)
         ending = kube.call("GET", f"{N}/pods/p")
         assert ending.meta["deletionGracePeriodSeconds"] == 30
         assert kube.call("GET", N).obj["status"] == {"phase": "Terminating"}

@@ -14,8 +14,8 @@ from cache_world import pod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvcore.kube.fields import FIELDS, values_of
 from kvcore.kube.resources import Resource, Resources
+from kvcore.kube.selectable import FIELDS, values_of
 from kvcore.kube.selectors import (
     KEY_WORDS,
     VALUE_WORDS,

@@ -32,8 +32,8 @@ from kvcore import Event, KeyValue, Store, WatchCache
 from kvcore.errors import CompactedError
 from kvcore.kube import status
 from kvcore.kube.entry import Change, Entry
-from kvcore.kube.fields import field_index
 from kvcore.kube.resources import Resource
+from kvcore.kube.selectable import field_index
 from kvcore.kube.watcher import Watcher
 
 __all__ = ["Cacher", "SortedKeys"]

@@ -41,7 +41,7 @@ from kvcore.kube.request import ADMIN, Answer, Request, Target
 from kvcore.kube.resources import Resource
 from kvcore.kube.storage import Exists
 from kvcore.kube.validation import check_fields, validate_create
-from kvcore.kube.views import GENERATION, WITHOUT_FIRST, renamed
+from kvcore.kube.views import renamed
 
 if TYPE_CHECKING:
     from kvcore.kube.api import Api
@@ -59,7 +59,8 @@ WIPED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSe
 def decode(call: Call) -> None:
     """The object; what the path says is filled in where the body is silent, and must agree."""
     if not call.object:
-        call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""))
+        call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""),
+                                  call.resource.kind)
     check_named(call, call.object, call.resource.kind)
     check_fields(call)                         # before anything else has touched the object
     check_identity(call)
@@ -149,8 +150,6 @@ def prepare(call: Call) -> None:
         metadata["name"] = call.name = meta.generate_name(metadata["generateName"])
     metadata["uid"] = meta.new_uid()
     metadata["creationTimestamp"] = meta.rfc3339(call.api.now())
-    if call.resource.kind in GENERATION and call.resource.kind not in WITHOUT_FIRST:
-        metadata["generation"] = 1
     strategy.prepare_create(call)
 
 

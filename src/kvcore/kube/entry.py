@@ -25,7 +25,7 @@ import msgpack
 import orjson
 
 from kvcore.kube.codec import canonical, json_of, with_version
-from kvcore.kube.fields import values_of
+from kvcore.kube.selectable import values_of
 
 __all__ = ["Change", "Damaged", "Entry", "event_line", "readable"]
 
@@ -119,7 +119,7 @@ class Entry:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The values of the kind's selectable fields, in the order of kvcore.kube.fields."""
+        """The values of the kind's selectable fields, in the order of kvcore.kube.selectable."""
         if self._fields is None:
             self._look()
         return self._fields or ()

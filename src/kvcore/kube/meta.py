@@ -114,6 +114,8 @@ LABEL_1035_RULE = (
     "alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', "
     "regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')")
 
+NO_DOTS = "must not contain dots"
+
 
 def name_problem(name: str, rule: str = "subdomain") -> str | None:
     """Why a name cannot be one, in apimachinery's words; None if it can.
@@ -133,7 +135,9 @@ def name_problem(name: str, rule: str = "subdomain") -> str | None:
     }[rule]
     if len(name) > longest:
         return f"must be no more than {longest} characters"
-    return None if pattern.match(name) else words
+    if pattern.match(name):
+        return None
+    return NO_DOTS if rule == "label" and SUBDOMAIN.match(name) else words
 
 
 def segment_problem(name: str) -> str | None:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kvcore.kube import status
-from kvcore.kube.fields import field_index, unsupported
 from kvcore.kube.meta import name_problem
 from kvcore.kube.resources import Resource
+from kvcore.kube.selectable import field_index, unsupported
 
 __all__ = ["EVERYTHING", "FieldTerm", "Requirement", "Selector", "parse_labels", "parse_selector"]
 

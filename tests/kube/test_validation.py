@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objects against the answers of a real kube-apiserver: what it stored, and what it refused.
+
+`recorded.json` holds objects of most kinds, what came back, and some 500 ways to break one value
+with the causes that were told.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from in_process import RESOURCES, Server
+
+RECORDED = orjson.loads((Path(__file__).parent / "recorded.json").read_bytes())
+OBJECTS, ACCEPTED, REFUSED = (RECORDED[key] for key in ("objects", "accepted", "refused"))
+KINDS = sorted({obj["kind"] for obj in OBJECTS})
+OURS_ALONE = ("uid", "creationTimestamp", "managedFields", "resourceVersion")
+ADDRESSES = ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")
+
+
+def comparable(obj: dict[str, Any]) -> dict[str, Any]:
+    """Without what two servers cannot agree on, and without the addresses given to services."""
+    uid = obj["metadata"].get("uid")
+    text = orjson.dumps(obj)
+    obj = orjson.loads(text.replace(uid.encode(), b"UID") if uid else text)
+    for key in OURS_ALONE:
+        obj["metadata"].pop(key, None)
+    if obj["metadata"].get("generateName"):
+        del obj["metadata"]["name"]
+    if obj["kind"] == "Service":
+        for key in ADDRESSES:
+            obj["spec"].pop(key, None)
+        for port in obj["spec"].get("ports", ()):
+            port.pop("nodePort", None)
+    return obj
+
+
+def broken(entry: dict[str, Any], base: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The entry's object, or another one, with the entry's value in it."""
+    obj = copy.deepcopy(base or OBJECTS[entry["base"]])
+    *way, last = entry["at"]
+    holder: Any = obj
+    for step in way:
+        holder = holder[step]
+    if "value" in entry:
+        holder[last] = entry["value"]
+    else:
+        del holder[last]
+    return obj  # type: ignore[no-any-return]
+
+
+def test_the_record_is_there() -> None:
+    assert len(ACCEPTED) >= 30 and len(REFUSED) >= 500
+    assert len(KINDS) >= 28
+
+
+@pytest.mark.parametrize("number", range(len(ACCEPTED)), ids=[
+    f"{e['sent']['kind']}-{i}" for i, e in enumerate(ACCEPTED)])
+def test_accepted(server: Server, number: int) -> None:
+    entry = ACCEPTED[number]
+    code, answer = server.create(entry["sent"], "?fieldValidation=Strict")
+    assert code == 201, answer
+    assert comparable(answer) == comparable(entry["got"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_refused(server: Server, kind: str) -> None:
+    for entry in REFUSED:
+        if OBJECTS[entry["base"]]["kind"] != kind:
+            continue
+        obj = broken(entry)
+        code, answer = server.create(obj, "?fieldValidation=Strict")
+        told = answer.get("message") if entry["code"] == 400 else sorted(
+            [c["reason"], c["field"], c["message"]] for c in answer["details"]["causes"])
+        assert (code, told) == (entry["code"], entry["causes"]), entry["at"]
+    assert server.stored() == 0
+
+
+def test_the_message_lists_the_causes_in_order(server: Server) -> None:
+    code, answer = server.create({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "A"}, "spec": {"containers": [
+            {"name": "a", "ports": [{"containerPort": 0}]}]}})
+    assert code == 422
+    assert answer["reason"] == "Invalid" and answer["details"]["kind"] == "Pod"
+    assert answer["message"].startswith('Pod "A" is invalid: [metadata.name: Invalid value: "A": ')
+    assert [cause["field"] for cause in answer["details"]["causes"]] == [
+        "metadata.name", "spec.containers[0].image", "spec.containers[0].ports[0].containerPort"]
+    assert server.stored() == 0
+
+
+@pytest.mark.parametrize(("sent", "said"), [
+    ({"apiVersion": "v1", "kind": "Service"},
+     'Service in version "v1" cannot be handled as a Pod: converting (v1.Service) to (core.Pod): '
+     "unknown conversion"),
+    ({"apiVersion": "apps/v1", "kind": "Deployment"},
+     'Deployment in version "v1" cannot be handled as a Pod: converting (v1.Deployment) to '
+     "(core.Pod): unknown conversion"),
+    ({"apiVersion": "v2", "kind": "Pod"},
+     'Pod in version "v2" cannot be handled as a Pod: no kind "Pod" is registered for version "v2" '
+     'in scheme "pkg/runtime/scheme.go:111"'),
+])
+def test_another_kind(server: Server, sent: dict[str, Any], said: str) -> None:
+    code, answer = server.create(sent, path="/api/v1/namespaces/default/pods")
+    assert (code, answer["message"]) == (400, said)
+
+
+@pytest.mark.parametrize(("labels", "said"), [
+    ({"a/b/c": "d"}, "a valid label key must consist of"),
+    ({"/a": "d"}, "prefix part must be non-empty"),
+    ({"a/": "d"}, "name part must be non-empty"),
+    ({"x" * 64: "d"}, "name part must be no more than 63 bytes"),
+    ({"a": "x" * 64}, "must be no more than 63 bytes"),
+    ({"a": "-"}, "a valid label must be an empty string or consist of"),
+])
+def test_labels(server: Server, labels: dict[str, str], said: str) -> None:
+    code, answer = server.create({"apiVersion": "v1", "kind": "ConfigMap",
+                                "metadata": {"name": "a", "labels": labels}})
+    assert code == 422 and said in answer["message"], answer
+
+
+@pytest.mark.parametrize(("annotations", "good"), [
+    ({"a": "x" * 262143}, True), ({"a": "x" * 262144}, False), ({"a": "é" * 131072}, False),
+])
+def test_annotations_have_a_limit(server: Server, annotations: dict[str, str], good: bool) -> None:
+    code, answer = server.create({"apiVersion": "v1", "kind": "ConfigMap",
+                                "metadata": {"name": "a", "annotations": annotations}})
+    assert (code == 201) is good
+    if not good:
+        assert answer["message"] == ('ConfigMap "a" is invalid: metadata.annotations: Too long: '
+                                     "may not be more than 262144 bytes")
+
+
+def test_data_has_a_limit(server: Server) -> None:
+    for size, code in ((1048576, 201), (1048577, 422)):
+        got, answer = server.create({"apiVersion": "v1", "kind": "ConfigMap",
+                                   "metadata": {"name": f"a{size}"}, "data": {"a": "x" * size}})
+        assert got == code, answer["message"][:200]
+
+
+def test_a_generated_name_keeps_the_rule_of_its_prefix(server: Server) -> None:
+    code, answer = server.create({"apiVersion": "v1", "kind": "ConfigMap",
+                                "metadata": {"generateName": "web-"}})
+    assert code == 201 and len(answer["metadata"]["name"]) == 9
+    code, answer = server.create({"apiVersion": "v1", "kind": "ConfigMap",
+                                "metadata": {"generateName": "-web"}})
+    assert code == 422
+    assert [c["field"] for c in answer["details"]["causes"]] == [
+        "metadata.generateName", "metadata.name"]
+
+
+def test_every_kind_with_rules_is_served() -> None:
+    from kvcore.kube.validation import KINDS as RULES
+    assert RULES.keys() <= {resource.kind for resource in RESOURCES}
