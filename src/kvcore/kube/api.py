@@ -67,8 +67,10 @@ class Api:
 
     async def start(self) -> None:
         self.feed.start()
+        await self.admission.start(self)
 
     async def stop(self) -> None:
+        await self.admission.stop()
         await self.feed.stop()
 
     async def handle(self, request: Request) -> Answer:

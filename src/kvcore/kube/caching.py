@@ -47,13 +47,22 @@ class Entry:
     """One object at one version: its JSON with resourceVersion, shared by all who send it; labels
     and selectable fields are looked up in it when a selector first asks."""
 
-    __slots__ = ("key", "revision", "body", "_labels", "_fields", "_kind")
+    __slots__ = ("key", "revision", "body", "_labels", "_fields", "_kind", "_object")
 
     def __init__(self, key: bytes, revision: int, stored: bytes, kind: str) -> None:
         self.key, self.revision, self._kind = key, revision, kind
         self.body = with_version(json_of(stored), revision)
         self._labels: dict[str, str] | None = None
         self._fields: dict[str, str] = {}
+        self._object: dict[str, Any] | None = None
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """The object, decoded when somebody first asks and kept from then on; shared, so it is
+        only read. Meant for kinds of which there are few (admission asks for them)."""
+        if self._object is None:
+            self._object = orjson.loads(self.body)
+        return self._object
 
     def _look(self) -> None:
         obj = orjson.loads(self.body)

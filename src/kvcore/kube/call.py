@@ -17,6 +17,7 @@ from kvcore.kube.request import ANONYMOUS, Request, Target, User, is_true
 from kvcore.kube.resources import Resource
 
 if TYPE_CHECKING:
+    from kvcore.kube.admission.chain import Review
     from kvcore.kube.api import Api
 
 __all__ = ["Call", "Object", "Operation", "Options"]
@@ -68,6 +69,7 @@ class Call:
     key: bytes = b""
     encoded: bytes = b""
     revision: int = 0
+    admission: Review | None = None         # what admission remembers of this call
 
     @property
     def subresource(self) -> str:

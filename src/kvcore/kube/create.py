@@ -151,12 +151,16 @@ async def create(call: Call) -> Answer:
     """All stages, each timed."""
     times = call.api.metrics.stages
     before = perf_counter()
-    for name, stage in CREATE:
-        waiting = stage(call)
-        if waiting is not None:
-            await waiting
-        now = perf_counter()
-        times.observe(name, now - before)
-        before = now
+    try:
+        for name, stage in CREATE:
+            waiting = stage(call)
+            if waiting is not None:
+                await waiting
+            now = perf_counter()
+            times.observe(name, now - before)
+            before = now
+    finally:
+        if call.admission is not None:
+            call.admission.finish(call.revision > 0)
     body = json_of(call.encoded)
     return Answer(201, with_version(body, call.revision) if call.revision else body)

@@ -32,3 +32,10 @@ class Metrics:
     def __init__(self) -> None:
         self.stages = Histogram("apiserver_kvcore_stage_duration_seconds")
         self.admission = Histogram("apiserver_admission_controller_admission_duration_seconds")
+        self.admission_by_name = Histogram("apiserver_admission_controller_duration_seconds")
+
+    def of_admission(self, name: str, type: str, operation: str, rejected: bool,
+                     seconds: float) -> None:
+        """As kvcore.kube.admission.Chain observes."""
+        self.admission.observe(f"{name} {type} {operation} {str(rejected).lower()}", seconds)
+        self.admission_by_name.observe(name, seconds)
