@@ -12,7 +12,10 @@ Named invariants:
    status.hard, so requests that come at once share what is left and no more.
 2. **counted before stored**: a request in flight (counted, not yet in the cache) is in `inflight`,
    and a recount adds it.
-3. **given back**: a counted request that is not stored makes the namespace be counted again.
+3. **given back**: what was counted for a request that is not stored is subtracted again.
+With several servers over one store 1 holds for their requests; but a recount of one does not know
+what another has in flight, so after a deletion a quota may be exceeded by that much (upstream's
+kube-controller-manager counts beside the API server in the same way).
 Thread safety: the server's event loop; several servers agree through the store.
 Source: apiserver admission/plugin/resourcequota (controller.go).
 """
@@ -25,6 +28,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kvcore import Range, Txn
 from kvcore.kube import status
 from kvcore.kube.admission.chain import WRITES, forbidden, review
 from kvcore.kube.admission.lookups import Lister
@@ -103,6 +107,7 @@ class Namespace:
     """The work of one namespace; there is a task as long as there is some."""
 
     waiting: list[Waiter] = field(default_factory=list)
+    returned: list[Inflight] = field(default_factory=list)
     recount: bool = False
 
 
@@ -170,7 +175,10 @@ class ResourceQuota:
 
     async def _serve(self, api: Api, name: str, work: Namespace) -> None:
         try:
-            while work.waiting or work.recount:
+            while work.waiting or work.recount or work.returned:
+                if work.returned:
+                    returned, work.returned = work.returned, []
+                    await self._give_back(api, name, returned)
                 if work.recount:
                     work.recount = False
                     await self._count(api, name)
@@ -207,13 +215,12 @@ class ResourceQuota:
                 return
             if not attempt:
                 for waiter in pending:
+                    self._drop(waiter, name, states)
                     refuse(waiter, wrong)
-                self._recount(api, name)         # some may have been written
                 return
-            for waiter in pending:               # those not written are asked again
-                for state in states:
-                    if state.dirty:
-                        waiter.used.pop(state.key, None)
+            for waiter in pending:               # of those not written it is asked again
+                waiter.used = {key: used for key, used in waiter.used.items()
+                               if not any(s.dirty and s.key == key for s in states)}
             states = changed
 
     def _states(self, api: Api, namespace: str) -> list[State]:
@@ -234,15 +241,13 @@ class ResourceQuota:
     def _request(self, waiter: Waiter, namespace: str, states: list[State]) -> bool:
         """Counts the request in; False: it is answered already."""
         if waiter.done.done():                   # nobody waits any more
-            if waiter.used:
-                self._recount(waiter.call.api, namespace)
+            self._drop(waiter, namespace, [])
             return False
         try:
             used = check_request(waiter.call, waiter.evaluator, states, self.limited)
         except status.ApiError as refusal:
             waiter.done.set_exception(refusal)
-            if waiter.used:                      # of another quota, which is written
-                self._recount(waiter.call.api, namespace)
+            self._drop(waiter, namespace, [])
             return False
         if waiter.call.options.dry_run or not used and not waiter.used:
             waiter.done.set_result(None)
@@ -282,21 +287,64 @@ class ResourceQuota:
     def _accept(self, waiter: Waiter, namespace: str) -> None:
         call = waiter.call
         if waiter.done.done():                   # it gave up while the quota was written
-            self._recount(call.api, namespace)
+            self._drop(waiter, namespace, [])
             return
         if call.operation == "CREATE":
             self._inflight.setdefault(namespace, {})[id(call)] = Inflight(call, waiter.used)
             review(call).after.append(lambda stored: self._over(call, namespace, stored))
         waiter.done.set_result(None)
 
+    def _drop(self, waiter: Waiter, namespace: str, unwritten: list[State]) -> None:
+        """Gives back what was written for a request that will not go on."""
+        dirty = {state.key for state in unwritten if state.dirty}
+        used = {key: amount for key, amount in waiter.used.items() if key not in dirty}
+        if used:
+            self._namespace(waiter.call.api, namespace).returned.append(
+                Inflight(waiter.call, used))
+
     def _over(self, call: Call, namespace: str, stored: bool) -> None:
-        """The call has ended: it is in the cache, or it will never be stored."""
+        """The call has ended: it is in the cache, or it will hardly be stored."""
         inflight = self._inflight[namespace]
+        if not stored:                           # it stays in flight until it is given back
+            self._namespace(call.api, namespace).returned.append(inflight[id(call)])
+            return
         del inflight[id(call)]
         if not inflight:
             del self._inflight[namespace]
-        if not stored and self._status is not None:
-            self._recount(call.api, namespace)
+
+    async def _give_back(self, api: Api, namespace: str, returned: list[Inflight]) -> None:
+        """Subtracts exactly what was counted: another server may have requests in flight, too."""
+        try:
+            await api.store.submit(Txn([], [Range(self.quotas.prefix)], []))   # behind all writes
+            lost = [each for each in returned if not is_stored(api, each.call)]
+            states = self._states(api, namespace)
+            for _ in range(ATTEMPTS):
+                for state in states:
+                    for each in lost:
+                        if state.key in each.used:
+                            less = subtract(state.used, each.used[state.key])
+                            state.used, state.dirty = state.used | {
+                                name: less[name] for name in each.used[state.key]}, True
+                states, wrong = await self._write(api, [s for s in states if s.dirty])
+                if wrong is None:
+                    break
+        except Exception as error:               # the next recount finds it
+            _log.warning("what is not used of quotas of %s was not given back: %s", namespace,
+                         error)
+        finally:
+            inflight = self._inflight.get(namespace, {})
+            for each in returned:
+                inflight.pop(id(each.call), None)
+            if not inflight:
+                self._inflight.pop(namespace, None)
+
+
+def is_stored(api: Api, call: Call) -> bool:
+    """Whether the object of a call lies in the store, though the call failed (it was cancelled)."""
+    found = api.store.get(call.key) if call.key else None
+    uid = (call.object.get("metadata") or {}).get("uid")
+    return found is not None and bool(uid) \
+        and object_of(found.value)["metadata"].get("uid") == uid
 
 
 def refuse(waiter: Waiter, error: Exception) -> None:

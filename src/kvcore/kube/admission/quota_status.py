@@ -3,7 +3,7 @@
 
     resourcequotas   put whose spec.hard is not status.hard   ─┐
     what they count  delete; a pod that has finished           ├─> recount(namespace), soon
-    a request counted, but not stored                         ─┘
+    every five minutes all of them                            ─┘
 
     recount: read everything up to now; per quota: sum over the objects + requests in flight;
              status {hard, used}: put if unchanged; changed by others: once more
@@ -42,6 +42,15 @@ _log = logging.getLogger("kvcore.kube.admission")
 
 FINISHED = (b'"Succeeded"', b'"Failed"')
 AGAIN_SECONDS = 1.0                       # after a watch of the store has failed
+RESYNC_SECONDS = 300.0
+
+
+def stale(quota: Object) -> bool:
+    """Whether its status is not about its spec."""
+    hard, now = (quota.get("spec") or {}).get("hard"), quota.get("status") or {}
+    if now.get("used") is None or now.get("hard") is None:
+        return True
+    return now["hard"] != hard and amounts(now["hard"]) != amounts(hard)
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,19 @@ class QuotaStatus:
         if cacher is None or self._quotas.resource is None:
             return
         for quota in self._quotas.all(self._api):
-            self._wanted(quota["metadata"]["namespace"])
+            for resource in self._counted(quota):
+                self._follow(resource, self._object_changed)
+            if stale(quota):
+                self._wanted(quota["metadata"]["namespace"])
         self._follow(self._quotas.resource, self._quota_changed)
+        self._tasks[b""] = asyncio.get_running_loop().create_task(self._resync())
+
+    async def _resync(self) -> None:
+        """What was counted by a server that died before it stored is found now and then."""
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            for quota in self._quotas.all(self._api):
+                self._wanted(quota["metadata"]["namespace"])
 
     async def stop(self) -> None:
         tasks, self._tasks = self._tasks, {}
@@ -111,8 +131,7 @@ class QuotaStatus:
         if event.type != "PUT":
             return
         quota = object_of(event.kv.value)
-        hard, now = (quota.get("spec") or {}).get("hard"), quota.get("status") or {}
-        if now.get("hard") != hard or now.get("used") is None:
+        if stale(quota):
             self._wanted(quota["metadata"]["namespace"])
 
     def _object_changed(self, prefix: bytes, event: Event) -> None:
@@ -163,11 +182,10 @@ class QuotaStatus:
                 inflight: dict[int, Inflight]) -> Object:
         hard = amounts((quota.get("spec") or {}).get("hard"))
         used: Amounts = amounts((quota.get("status") or {}).get("used"))
-        for resource in self._api.resources:
-            found = evaluator(resource) if resource.namespaced else None
-            names = [name for name in hard if found is not None and found.counts(name)]
-            if found is None or not names:
-                continue
+        for resource in self._counted(quota):
+            found = evaluator(resource)
+            assert found is not None
+            names = [name for name in hard if found.counts(name)]
             self._follow(resource, self._object_changed)
             sums = self._sum(resource, found, namespace, quota)
             for each in inflight.values():
@@ -177,6 +195,12 @@ class QuotaStatus:
             used |= {name: sums.get(name, ZERO) for name in names}
         return {"hard": {name: str(q) for name, q in sorted(hard.items())},
                 "used": {name: str(used[name]) for name in sorted(hard) if name in used}}
+
+    def _counted(self, quota: Object) -> list[Resource]:
+        """The resources that a quota counts."""
+        hard = (quota.get("spec") or {}).get("hard") or {}
+        return [resource for resource in self._api.resources if resource.namespaced
+                and (found := evaluator(resource)) is not None and any(map(found.counts, hard))]
 
     def _sum(self, resource: Resource, found: Evaluator, namespace: str, quota: Object) -> Amounts:
         api = self._api
