@@ -163,7 +163,8 @@ def test_priority_of_a_pod() -> None:
         lower = "PreemptLowerPriority"
         assert chosen(world.admit(pod())["spec"]) == (None, 0, lower)
         world.store(priority_class("high", 1000, preemptionPolicy="Never"),
-                    priority_class("usual", 7, default=True), priority_class("other", 9, default=True))
+                    priority_class("usual", 7, default=True),
+                    priority_class("other", 9, default=True))
         assert chosen(world.admit(pod())["spec"]) == ("usual", 7, lower)
         assert chosen(world.admit(pod(priorityClassName="high"))["spec"]) == ("high", 1000, "Never")
         assert chosen(world.admit(pod(priorityClassName="high", priority=1000))["spec"])[1] == 1000
@@ -176,8 +177,8 @@ def test_priority_of_a_pod() -> None:
 
 @pytest.mark.parametrize(("spec", "why"), [
     ({"priorityClassName": "none"}, "no PriorityClass with name none was found"),
-    ({"priority": 3}, "the integer value of priority (3) must not be provided in pod spec; priority "
-     "admission controller computed 0 from the given PriorityClass name"),
+    ({"priority": 3}, "the integer value of priority (3) must not be provided in pod spec; "
+     "priority admission controller computed 0 from the given PriorityClass name"),
     ({"preemptionPolicy": "Never"}, "the string value of PreemptionPolicy (Never) must not be "
      "provided in pod spec; priority admission controller computed PreemptLowerPriority from the "
      "given PriorityClass name"),
@@ -374,8 +375,8 @@ POD_MAX = {"type": "Pod", "max": {"cpu": "1"}}
     (RATIO, [asking({"cpu": "100m"}, {"cpu": "200m"})], ""),
     (RATIO, [asking({}, {"cpu": "300m"})], "cpu max limit to request ratio per Container is 2, but "
      "no request is specified or request is 0"),
-    (RATIO, [asking({"cpu": "1"})], "cpu max limit to request ratio per Container is 2, but no limit "
-     "is specified or limit is 0"),
+    (RATIO, [asking({"cpu": "1"})], "cpu max limit to request ratio per Container is 2, but no "
+     "limit is specified or limit is 0"),
     (POD_MAX, [asking({}, {"cpu": "600m"}, "a"), asking({}, {"cpu": "600m"}, "b")],
      "maximum cpu usage per Pod is 1, but limit is 1200m"),
     (POD_MAX, [asking({"cpu": "1"})],

@@ -36,8 +36,8 @@ def test_enabling_and_disabling() -> None:
     @validating()
     def mine(call: Call) -> None: ...
 
-    chain = build_chain(["AlwaysDeny", "AlwaysAdmit", "Priority"], ["PodSecurity", "NodeRestriction"],
-                        plugins=[mine])
+    chain = build_chain(["AlwaysDeny", "AlwaysAdmit", "Priority"],
+                        ["PodSecurity", "NodeRestriction"], plugins=[mine])
     wanted = ["AlwaysAdmit", *ON, "AlwaysDeny"]
     wanted.remove("PodSecurity")
     wanted.insert(wanted.index("ResourceQuota"), "mine")
@@ -53,8 +53,9 @@ def test_enabling_and_disabling() -> None:
      "disable-admission-plugins overlapped"),
     (["PodSecurityPolicy"], [], 'enable-admission-plugins plugin "PodSecurityPolicy" is unknown: '
      "it was removed in Kubernetes v1.25; PodSecurity is what replaces it"),
-    (["SecurityContextDeny"], [], 'enable-admission-plugins plugin "SecurityContextDeny" is unknown: '
-     "it was removed in Kubernetes v1.30; PodSecurity with level restricted is what replaces it"),
+    (["SecurityContextDeny"], [], 'enable-admission-plugins plugin "SecurityContextDeny" is '
+     "unknown: it was removed in Kubernetes v1.30; PodSecurity with level restricted is "
+     "what replaces it"),
     (["NodeRestriction"], [], 'enable-admission-plugins plugin "NodeRestriction" is unknown: '
      "Kubernetes has it, kvcore does not"),
 ])
@@ -109,8 +110,8 @@ WHERE = "AdmissionConfiguration: plugins[0].configuration"
 
 @pytest.mark.parametrize(("config", "why"), [
     ({"kind": "AdmissionConfiguration"}, 'AdmissionConfiguration: no kind "AdmissionConfiguration" '
-     'is registered for version ""; apiserver.config.k8s.io/v1, Kind=AdmissionConfiguration is what '
-     "belongs here"),
+     'is registered for version ""; apiserver.config.k8s.io/v1, Kind=AdmissionConfiguration is '
+     "what belongs here"),
     (plugin_config("Nope"), 'AdmissionConfiguration: plugins[0].name: unknown admission plugin '
      '"Nope"'),
     (plugin_config("PodSecurity") | {"extra": 1},

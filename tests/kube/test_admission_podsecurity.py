@@ -44,7 +44,8 @@ CASES: list[tuple[str, Object, list[tuple[str, str]]]] = [
        'volumes "a", "b" use restricted volume types "hostPath", "nfs"')]),
     ("restricted", spec(volumes=[{"name": "a", "odd": {}}]),
      [("restricted volume types", 'volume "a" uses restricted volume type "unknown"')]),
-    ("restricted", spec(volumes=[{"name": "a", "configMap": {}}, {"name": "b", "emptyDir": {}}]), []),
+    ("restricted", spec(volumes=[{"name": "a", "configMap": {}}, {"name": "b", "emptyDir": {}}]),
+     []),
     ("baseline", {"containers": [{"name": "a", "ports": [{"hostPort": 80}, {"hostPort": 9}]},
                                  {"name": "b", "ports": [{"hostPort": 0}]}]},
      [("hostPort", 'container "a" uses hostPorts 80, 9')]),
@@ -66,8 +67,8 @@ CASES: list[tuple[str, Object, list[tuple[str, str]]]] = [
        'must not include "NET_RAW" in securityContext.capabilities.add')]),
     ("baseline", spec({"seLinuxOptions": {"type": "x", "user": "u", "role": "r"}},
                       securityContext={"seLinuxOptions": {"type": "y"}}),
-     [("seLinuxOptions", f'pod and {C} set forbidden securityContext.seLinuxOptions: types "x", "y";'
-       " user may not be set; role may not be set")]),
+     [("seLinuxOptions", f'pod and {C} set forbidden securityContext.seLinuxOptions: types "x", '
+       '"y"; user may not be set; role may not be set')]),
     ("baseline", spec({"seLinuxOptions": {"type": "container_engine_t"}}), []),
     ("baseline", spec({"seccompProfile": {"type": "Unconfined"}}),
      [("seccompProfile",
@@ -153,9 +154,10 @@ def test_enforced() -> None:
         world.store(labelled(enforce="restricted"))
         found = world.refused(pod())
         assert said(found) == forbidden('pods "web"', (
-            'violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (container '
-            '"web" must set securityContext.allowPrivilegeEscalation=false), unrestricted '
-            'capabilities (container "web" must set securityContext.capabilities.drop=["ALL"]), '
+            'violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false '
+            '(container "web" must set securityContext.allowPrivilegeEscalation=false), '
+            'unrestricted capabilities (container "web" '
+            'must set securityContext.capabilities.drop=["ALL"]), '
             'runAsNonRoot != true (pod or container "web" must set '
             'securityContext.runAsNonRoot=true), seccompProfile (pod or container "web" must set '
             'securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost")'))

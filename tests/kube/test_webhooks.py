@@ -17,6 +17,7 @@ from webhook_server import WebhookServer, certificate, patch
 
 from kvcore.kube import status
 from kvcore.kube.admission import Chain, mutating
+from kvcore.kube.admission.webhook_client import Verdict
 from kvcore.kube.admission.webhook_match import Rule, label_selector
 from kvcore.kube.admission.webhooks import (
     MutatingAdmissionWebhook,
@@ -300,12 +301,17 @@ def whole(**response: Any) -> Any:
 
 INVALID = "received invalid webhook response: "
 CALL = "failed to call webhook: "
+NO_OBJECT = ("couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value "
+             "of type struct ")
 
 
 @pytest.mark.parametrize(("answer", "why"), [
-    (raw("garbage"), f"{CALL}couldn't get version/kind; json parse error: "),
-    (raw("[]"), f"{CALL}couldn't get version/kind; json parse error: it is not an object"),
-    (raw("hello", kind="text/plain"), f"{CALL}serializer for text/plain doesn't exist"),
+    (raw("garbage"), CALL + NO_OBJECT.format("string")),
+    (raw("[]"), CALL + NO_OBJECT.format("array")),
+    (raw("7", kind="text/plain"), CALL + NO_OBJECT.format("number")),
+    (whole(allowed="yes"), f"{CALL}json: cannot unmarshal string into Go struct field "
+     "AdmissionResponse.response.allowed of type bool"),
+    (raw('{"response":[]}'), f"{CALL}json: cannot unmarshal array into Go struct field "),
     (raw("{}"), f"{INVALID}webhook response was absent"),
     (whole(uid="other"), f"{INVALID}expected response.uid=\""),
     (lambda review: web.json_response({"response": {"uid": review["request"]["uid"]}}),
@@ -318,8 +324,10 @@ CALL = "failed to call webhook: "
     (raw(b"x" * (3 * 1024 * 1024 + 1)), f"{CALL}the answer is larger than 3145728 bytes"),
     (raw("", 307, Location="https://127.0.0.1:1/"),
      f"{CALL}the server responded with the status code 307 but did not return more information"),
-    (raw("broken", 500), f'{CALL}an error on the server ("broken") has prevented the request from '
+    (raw("x", 500), f'{CALL}an error on the server ("unknown") has prevented the request from '
      "succeeding"),
+    (raw("broken", 500, kind="text/plain"),
+     f'{CALL}an error on the server ("broken") has prevented the request from succeeding'),
     (raw("", 404), f"{CALL}the server could not find the requested resource"),
     (raw('{"kind":"Status","status":"Failure","message":"tired"}', 503), f"{CALL}tired"),
 ])
@@ -340,7 +348,9 @@ def test_a_liar(world: World, server: WebhookServer, answer: Any, why: str) -> N
     ({"patch": "W10="}, INVALID + "webhook returned response.patch but not response.patchType"),
     ({"patchType": "JSONPatch"},
      INVALID + "webhook returned response.patchType but not response.patch"),
-    ({"patch": "W10=", "patchType": "Merge"}, INVALID + 'unsupported patch type "Merge"'),
+    ({"patch": "W3t9XQ==", "patchType": "Merge"}, 'unsupported patch type "Merge"'),
+    ({"patch": "Wzdd", "patchType": "JSONPatch"}, "received undecodable patch in webhook response: "
+     "json: cannot unmarshal number into Go value of type jsonpatch.Operation"),
     ({"patch": "e30=", "patchType": "JSONPatch"},
      "received undecodable patch in webhook response: json: cannot unmarshal object"),
 ])
@@ -354,13 +364,16 @@ def test_a_bad_patch_is_a_failed_call(world: World, server: WebhookServer, respo
 
 
 @pytest.mark.parametrize(("operations", "code", "why"), [
-    ([{"op": "remove", "path": "/spec/nothing"}], 500, "nothing"),
-    ([{"op": "replace", "path": "", "value": []}], 500, "the patched object is no Pod"),
-    ([{"op": "replace", "path": "/kind", "value": "Node"}], 500, "unknown conversion"),
+    ([{"op": "remove", "path": "/spec/nothing"}], 500, "error in remove for path: '/spec/nothing': "
+     "Unable to remove nonexistent key: nothing: missing value"),
+    ([{"op": "replace", "path": "", "value": []}], 500, NO_OBJECT.format("array")),
+    ([{"op": "replace", "path": "/metadata", "value": []}], 500, "the patched object is no Pod"),
+    ([{"op": "replace", "path": "/kind", "value": "Node"}], 500,
+     "converting (v1.Node) to (core.Pod): unknown conversion"),
     ([{"op": "replace", "path": "/metadata/namespace", "value": "x"}], 400,
      "the namespace of the provided object does not match"),
-    ([{"op": "frob", "path": "/x"}], 500, "frob"),
-    ([7], 500, ""),
+    ([{"op": "frob", "path": "/x"}], 500, "Unexpected kind: frob"),
+    ([{"op": "add"}], 500, ""),
 ])
 def test_a_patch_that_does_not_fit(world: World, server: WebhookServer, operations: list[Any],
                                    code: int, why: str) -> None:
@@ -374,7 +387,7 @@ def test_a_patch_cannot_fill_the_memory() -> None:
     grow: list[Object] = [{"op": "add", "path": "/a", "value": ["x" * 1000]}]
     grow += [{"op": "copy", "from": "/a", "path": "/a/-"}] * 40
     with pytest.raises(status.ApiError, match="accumulated size increase of copy"):
-        patched({}, orjson.dumps(grow), "x")
+        patched({}, Verdict(True, {}, orjson.dumps(grow), "JSONPatch"), "x")
 
 
 def test_nobody_listens(world: World, server: WebhookServer) -> None:
@@ -385,8 +398,8 @@ def test_nobody_listens(world: World, server: WebhookServer) -> None:
             ({"url": "http://127.0.0.1/x"}, 'Unparsable URL: "http://127.0.0.1/x" is not '
              "https://host[/path]"),
             ({}, "webhook configuration must have either service or URL"),
-            ({"url": server.url("ok"), "caBundle": "?"}, "could not get REST client: unable to load "
-             "root certificates: unable to parse bytes as PEM block")):
+            ({"url": server.url("ok"), "caBundle": "?"}, "could not get REST client: unable to "
+             "load root certificates: unable to parse bytes as PEM block")):
         configure(world, hook | {"clientConfig": config})
         assert said(world.refused(pod()))[2] == FAILED.format("ok") + CALL + why
 

@@ -107,7 +107,7 @@ def with_version(body: bytes, revision: int) -> bytes:
     return b'%b"resourceVersion":"%d",%b' % (body[:cut], revision, body[cut:])
 
 
-# --- the envelope: runtime.Unknown {1: {1: apiVersion, 2: kind}, 2: raw, 3: encoding, 4: type} ----
+# --- the envelope: runtime.Unknown {1: {1: apiVersion, 2: kind}, 2: raw, 3: encoding, 4: type} ---
 
 class Envelope:
     __slots__ = ("api_version", "kind", "raw", "encoding", "content_type")

@@ -5,9 +5,9 @@
     validate:  plugin after plugin may refuse                  (nothing is changed any more)
 
 A plugin is an object with a name and one or both of `admit(call)` and `validate(call)`; both may
-return something to be awaited (chain.py says the whole protocol). A refusal is an ApiError, and ends
-the chain: the first one is what the client is told (kube-apiserver does the same; nothing runs in
-parallel except validating webhooks). `PLUGINS` (plugins.py) is the table of known names in
+return something to be awaited (chain.py says the whole protocol). A refusal is an ApiError, and
+ends the chain: the first one is what the client is told (kube-apiserver does the same; nothing runs
+in parallel except validating webhooks). `PLUGINS` (plugins.py) is the table of known names in
 upstream's order, `build_chain` makes a chain of them.
 
     chain.py         the protocol, functions as plugins, order, times, deferred validation

@@ -21,9 +21,9 @@ raises is told as 500 InternalError with the plugin's name, and logged; the serv
             if container["image"].endswith(":latest"):
                 raise forbidden(call, "the tag latest is not allowed")
 
-Named invariants: **once each**: a hook runs once a request and phase, and `admit` a second time only
-when a plugin set `review(call).again`; **first refusal ends it**; **nobody pays for nothing**: a
-chain none of whose plugins waits makes no coroutine.
+Named invariants: **once each**: a hook runs once a request and phase, and `admit` a second time
+only when a plugin set `review(call).again`; **first refusal ends it**; **nobody pays for nothing**:
+a chain none of whose plugins waits makes no coroutine.
 Thread safety: the server's event loop. Source: apiserver admission (chain.go, reinvocation.go,
 metrics). May not know: HTTP transport.
 """
@@ -250,7 +250,7 @@ class Chain:
             _log.warning("%s was refused and deleted again: %s", call.key.decode(), refusal.message)
 
 
-# --- functions as plugins --------------------------------------------------------------------------
+# --- functions as plugins ------------------------------------------------------------------------
 
 class FunctionPlugin:
     """A function that is asked for some operations and resources."""

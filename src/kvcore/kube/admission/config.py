@@ -81,7 +81,7 @@ def _load(path: str) -> dict[str, Any]:
     return _object(document, path, "")
 
 
-# --- strictness -------------------------------------------------------------------------------------
+# --- strictness ----------------------------------------------------------------------------------
 
 def _at(field: str, name: str) -> str:
     return f"{field}.{name}" if field else name
@@ -130,7 +130,7 @@ def refuse_any(own: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where}: this plugin takes no configuration")
 
 
-# --- each plugin's ----------------------------------------------------------------------------------
+# --- each plugin's -------------------------------------------------------------------------------
 
 def pod_security(own: dict[str, Any], where: str) -> tuple[Policy, Exemptions]:
     """Errors: ValueError with everything that is wrong with values."""
@@ -162,7 +162,8 @@ def pod_security(own: dict[str, Any], where: str) -> tuple[Policy, Exemptions]:
     for name, values in lists.items():
         wrong += _exemptions(name, values)
     if wrong:
-        raise ValueError(f"{where}: {wrong[0] if len(wrong) == 1 else '[' + ', '.join(wrong) + ']'}")
+        said = wrong[0] if len(wrong) == 1 else f"[{', '.join(wrong)}]"
+        raise ValueError(f"{where}: {said}")
     return Policy(**read), Exemptions(frozenset(lists["usernames"]),
                                       frozenset(lists["namespaces"]),
                                       frozenset(lists["runtimeClasses"]))

@@ -128,7 +128,7 @@ def aggregate(wrong: list[str]) -> str:
     return said[0] if len(said) == 1 else f"[{', '.join(said)}]"
 
 
-# --- checks: what is wrong, in upstream's words ------------------------------------------------------
+# --- checks: what is wrong, in upstream's words --------------------------------------------------
 
 def check_claim(claim: Object, found: Range) -> list[str]:
     wrong: list[str] = []

@@ -5,9 +5,9 @@
                                   .live(api, "", "default")    the store itself
                                   .all(api, "web")             one tuple until something changes
 
-Named invariants: **shared**: what comes back is the cache's own and is only read; **same tuple**: as
-long as nothing of the resource has changed `all` gives the same tuple, so that what a plugin makes
-of it may be kept beside it (`Derived`).
+Named invariants: **shared**: what comes back is the cache's own and is only read; **same tuple**:
+as long as nothing of the resource has changed `all` gives the same tuple, so that what a plugin
+makes of it may be kept beside it (`Derived`).
 Thread safety: the server's event loop. May not know: plugins.
 """
 

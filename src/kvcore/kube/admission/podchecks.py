@@ -35,7 +35,7 @@ class Check(NamedTuple):
     versions: tuple[Since, ...]
 
 
-# --- helpers --------------------------------------------------------------------------------------
+# --- helpers -------------------------------------------------------------------------------------
 
 def all_containers(spec: Object) -> Iterator[Object]:
     for field in ("initContainers", "containers", "ephemeralContainers"):
@@ -82,7 +82,7 @@ def but(condition: Callable[[Object], bool], function: Function) -> Function:
     return lambda annotations, spec: None if condition(spec) else function(annotations, spec)
 
 
-# --- baseline -------------------------------------------------------------------------------------
+# --- baseline ------------------------------------------------------------------------------------
 
 APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
 
@@ -291,7 +291,7 @@ def host_process(annotations: dict[str, str], spec: Object) -> Finding:
             "securityContext.windowsOptions.hostProcess=true") if pod or names else None
 
 
-# --- restricted -----------------------------------------------------------------------------------
+# --- restricted ----------------------------------------------------------------------------------
 
 def privilege_escalation(annotations: dict[str, str], spec: Object) -> Finding:
     names = names_of(spec, lambda c: security(c).get("allowPrivilegeEscalation") is not False)
@@ -367,7 +367,7 @@ def seccomp_needed(annotations: dict[str, str], spec: Object) -> Finding:
     return seccomp(annotations, spec, needed=True)
 
 
-# --- the table ------------------------------------------------------------------------------------
+# --- the table -----------------------------------------------------------------------------------
 
 SECCOMP = ("seccompProfile_baseline",)
 CAPABILITIES = ("capabilities_baseline",)

@@ -352,7 +352,7 @@ def refuse(waiter: Waiter, error: Exception) -> None:
         waiter.done.set_exception(error)
 
 
-# --- one request ------------------------------------------------------------------------------------
+# --- one request ---------------------------------------------------------------------------------
 
 def check_request(call: Call, found: Evaluator, states: list[State],
                   limited: tuple[Limited, ...]) -> dict[bytes, Amounts]:
@@ -395,7 +395,8 @@ def check_request(call: Call, found: Evaluator, states: list[State],
         if over:
             raise forbidden(call, f"exceeded quota: {state.name}, "
                             f"requested: {listed(requested, over)}, "
-                            f"used: {listed(state.used, over)}, limited: {listed(state.hard, over)}")
+                            f"used: {listed(state.used, over)}, "
+                            f"limited: {listed(state.hard, over)}")
         if requested:
             used[state.key] = requested
     return used

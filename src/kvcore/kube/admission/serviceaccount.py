@@ -32,6 +32,8 @@ MOUNT_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 TOKEN_SECONDS = 3607
 LOOKS = 10                                       # for the account "default"
 
+_names = random.Random()                         # of volumes, which need not be hard to guess
+
 
 def token_volume(name: str) -> Object:
     """The projected volume: token, the cluster's certificate, the namespace."""
@@ -166,7 +168,7 @@ def mount_token(spec: Object) -> None:
     name = next((v["name"] for v in volumes if v.get("name", "").startswith(VOLUME_PREFIX)), "")
     found = bool(name)
     if not name:
-        name = meta.generate_name(VOLUME_PREFIX)
+        name = meta.generate_name(VOLUME_PREFIX, _names)
     mounted = False
     for field in ("initContainers", "containers"):
         for container in spec.get(field) or ():
@@ -179,7 +181,7 @@ def mount_token(spec: Object) -> None:
         spec["volumes"] = [*volumes, token_volume(name)]
 
 
-# --- secrets ---------------------------------------------------------------------------------------
+# --- secrets -------------------------------------------------------------------------------------
 
 def kinds_of_containers(spec: Object) -> Iterator[tuple[str, Object]]:
     for container in spec.get("initContainers") or ():

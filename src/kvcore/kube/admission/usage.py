@@ -87,7 +87,7 @@ def _counting(name: str) -> Evaluator:
         only_counts=True)
 
 
-# --- scopes -----------------------------------------------------------------------------------------
+# --- scopes --------------------------------------------------------------------------------------
 
 def scopes_of(quota: Object) -> list[Scope]:
     """The scopes of a quota's spec, old and new spelling."""
@@ -117,7 +117,7 @@ def in_values(scope: Scope, values: set[str]) -> bool:
     return False
 
 
-# --- pods -------------------------------------------------------------------------------------------
+# --- pods ----------------------------------------------------------------------------------------
 
 def pod_counts(name: str) -> bool:
     if name in POD_NAMES or name.startswith(("hugepages-", "requests.hugepages-")):
@@ -225,7 +225,7 @@ def crosses_namespaces(pod: Object) -> bool:
     return False
 
 
-# --- services, claims -------------------------------------------------------------------------------
+# --- services, claims ----------------------------------------------------------------------------
 
 def created_or_updated(call: Call) -> bool:
     return call.operation in ("CREATE", "UPDATE") and not call.target.subresource
@@ -284,7 +284,7 @@ SPECIAL = {
 }
 
 
-# --- arithmetic -------------------------------------------------------------------------------------
+# --- arithmetic ----------------------------------------------------------------------------------
 
 def subtract(a: Amounts, b: Amounts) -> Amounts:
     """a - b, name by name, nothing below zero."""

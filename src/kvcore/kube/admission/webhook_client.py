@@ -51,6 +51,7 @@ class Verdict:
     allowed: bool
     status: Object
     patch: bytes = b""
+    patch_type: str = ""
     warnings: tuple[str, ...] = ()
     annotations: dict[str, str] = field(default_factory=dict)
 
@@ -78,6 +79,7 @@ class Client:
                              "request": request_of(call, uid)})
         try:
             answer = await self._post(hook, body)
+            check_types(answer)
         except CallFailed as failed:
             raise CallFailed(f"failed to call webhook: {failed}") from None
         try:
@@ -148,7 +150,7 @@ class Client:
         return context
 
 
-# --- the question -----------------------------------------------------------------------------------
+# --- the question --------------------------------------------------------------------------------
 
 def request_of(call: Call, uid: str) -> Object:
     """The AdmissionRequest."""
@@ -186,7 +188,7 @@ def request_of(call: Call, uid: str) -> Object:
         "dryRun": call.options.dry_run, "options": options}
 
 
-# --- the answer -------------------------------------------------------------------------------------
+# --- the answer ----------------------------------------------------------------------------------
 
 async def limited(content: aiohttp.StreamReader) -> bytes:
     parts, size = [], 0
@@ -199,26 +201,50 @@ async def limited(content: aiohttp.StreamReader) -> bytes:
 
 
 def decoded(code: int, content_type: str, body: bytes) -> Object:
-    """The answer's object. Errors: CallFailed, for other codes than 2xx too."""
-    is_json = content_type in ("application/json", "application/octet-stream", "")
-    answer: Any = None
-    problem = ""
-    if is_json:
-        try:
-            answer = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            problem = str(error)
+    """The answer's object, whatever its type is said to be. Errors: CallFailed, for other codes
+    than 2xx too."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        answer = ""                              # upstream reads it as YAML: a string
     if not 200 <= code <= 206:
         if isinstance(answer, dict) and answer.get("kind") == "Status" \
                 and answer.get("status") == "Failure":
             raise CallFailed(str(answer.get("message") or ""))
-        raise CallFailed(CODES.get(code) or unexplained(code, body))
-    if not is_json:
-        raise CallFailed(f"serializer for {content_type} doesn't exist")
-    if problem or not isinstance(answer, dict):
-        problem = problem or "it is not an object"
-        raise CallFailed(f"couldn't get version/kind; json parse error: {problem}")
+        text = body[:2048].decode(errors="replace").strip() \
+            if content_type.startswith("text/") else ""
+        raise CallFailed(CODES.get(code) or unexplained(code, text or "unknown"))
+    if not isinstance(answer, dict):
+        raise CallFailed(no_object(answer))
     return answer
+
+
+def check_types(answer: Object) -> None:
+    """What Go's decoder would refuse of an AdmissionReview. Errors: CallFailed."""
+    response = answer.get("response")
+    if response is not None and not isinstance(response, dict):
+        raise CallFailed(f"json: cannot unmarshal {go_type(response)} into Go struct field "
+                         "AdmissionReview.response of type v1.AdmissionResponse")
+    for key, kind, name in (("allowed", bool, "bool"), ("uid", str, "types.UID")):
+        value = (response or {}).get(key)
+        if value is not None and not isinstance(value, kind):
+            raise CallFailed(f"json: cannot unmarshal {go_type(value)} into Go struct field "
+                             f"AdmissionResponse.response.{key} of type {name}")
+
+
+def no_object(value: Any) -> str:
+    """What upstream says of JSON that is no object."""
+    return (f"couldn't get version/kind; json parse error: json: cannot unmarshal {go_type(value)} "
+            'into Go value of type struct { APIVersion string "json:\\"apiVersion,omitempty\\""; '
+            'Kind string "json:\\"kind,omitempty\\"" }')
+
+
+def go_type(value: Any) -> str:
+    """The word of Go's encoding/json for a value's type."""
+    if isinstance(value, bool):
+        return "bool"
+    words: dict[type, str] = {list: "array", dict: "object", str: "string"}
+    return words.get(type(value), "number")
 
 
 CODES = {                                        # apimachinery api/errors NewGenericServerResponse
@@ -236,11 +262,10 @@ CODES = {                                        # apimachinery api/errors NewGe
 }
 
 
-def unexplained(code: int, body: bytes) -> str:
+def unexplained(code: int, said: str) -> str:
     if code in (403, 415):
-        return body[:2048].decode(errors="replace").strip() or "unknown"
+        return said
     if code >= 500:
-        said = body[:2048].decode(errors="replace").strip() or "unknown"
         quoted = orjson.dumps(said).decode()
         return f"an error on the server ({quoted}) has prevented the request from succeeding"
     return f"the server responded with the status code {code} but did not return more information"
@@ -266,8 +291,6 @@ def verdict(answer: Object, uid: str, *, mutating: bool) -> Verdict:
             raise CallFailed("webhook returned response.patchType but not response.patch")
         if patch_type == "":
             raise CallFailed('webhook returned invalid response.patchType of ""')
-        if patch_type not in (None, "JSONPatch"):
-            raise CallFailed(f'unsupported patch type "{patch_type}"')
     elif patch:
         raise CallFailed("validating webhook may not return response.patch")
     elif patch_type is not None:
@@ -280,6 +303,7 @@ def verdict(answer: Object, uid: str, *, mutating: bool) -> Verdict:
     annotations = response.get("auditAnnotations")
     return Verdict(
         response.get("allowed") is True, said if isinstance(said, dict) else {}, raw,
+        str(patch_type or ""),
         tuple(map(str, warned)) if isinstance(warned, list) else (),
         {str(k): str(v) for k, v in annotations.items()} if isinstance(annotations, dict) else {})
 

@@ -7,7 +7,8 @@
 
 matchPolicy: every kind is served in one version, so Equivalent and Exact mean the same here.
 matchConditions are CEL, which kvcore does not evaluate: with failurePolicy Ignore such a webhook is
-never called, with Fail its requests are refused with 403, as upstream does when an expression fails.
+never called, with Fail its requests are refused with 403: as upstream does when an expression
+fails.
 Thread safety: values. Source: apiserver admission/plugin/webhook (generic, predicates).
 """
 

@@ -31,7 +31,14 @@ import orjson
 from kvcore.kube import status
 from kvcore.kube.admission.chain import ALL_OPERATIONS, review
 from kvcore.kube.admission.lookups import Derived, Lister
-from kvcore.kube.admission.webhook_client import CallFailed, Client, Resolver, Verdict
+from kvcore.kube.admission.webhook_client import (
+    CallFailed,
+    Client,
+    Resolver,
+    Verdict,
+    go_type,
+    no_object,
+)
 from kvcore.kube.admission.webhook_match import EXEMPT_GROUP, Webhook, hooks_of
 from kvcore.kube.call import Call, Object
 from kvcore.kube.defaults import apply_defaults
@@ -127,7 +134,7 @@ def denied(name: str, said: Object) -> status.ApiError:
         details if isinstance(details, dict) else None)
 
 
-# --- mutating ---------------------------------------------------------------------------------------
+# --- mutating ------------------------------------------------------------------------------------
 
 class Invoked:
     """What is remembered between the two rounds of a request."""
@@ -180,7 +187,7 @@ class MutatingAdmissionWebhook(_Webhooks):
         changed = False
         if verdict is not None and verdict.patch:
             try:
-                new = patched(call.object if call.operation != "DELETE" else None, verdict.patch,
+                new = patched(call.object if call.operation != "DELETE" else None, verdict,
                               hook.name)
             except CallFailed as failed:
                 wrong = self.failed(hook, call, index, failed, mutating=True)
@@ -202,51 +209,78 @@ def snapshot(obj: Object) -> bytes:
     return orjson.dumps(obj, option=orjson.OPT_SORT_KEYS)
 
 
-def patched(obj: Object | None, patch: bytes, name: str) -> Object:
+def patched(obj: Object | None, verdict: Verdict, name: str) -> Object:
     """A copy of the object with a JSON patch applied.
 
     Errors: CallFailed when the patch cannot be read; 500 when it does not apply.
     """
     try:
-        operations = orjson.loads(patch)
+        operations = orjson.loads(verdict.patch)
         if not isinstance(operations, list):
-            raise ValueError("json: cannot unmarshal object into Go value of type jsonpatch.Patch")
+            raise ValueError(f"json: cannot unmarshal {go_type(operations)} into Go value of type "
+                             "jsonpatch.Patch")
+        for operation in operations:
+            if not isinstance(operation, dict):
+                raise ValueError(f"json: cannot unmarshal {go_type(operation)} into Go value of "
+                                 "type jsonpatch.Operation")
     except ValueError as error:
         raise CallFailed(f"received undecodable patch in webhook response: {error}") from None
+    if not operations and obj is not None:
+        return obj
     if obj is None:
         raise status.internal(f'admission webhook "{name}" attempted to modify the object, which '
                               "is not supported for this operation")
+    if verdict.patch_type != "JSONPatch":
+        raise CallFailed(f'unsupported patch type "{verdict.patch_type}"')
     new: Any = orjson.loads(orjson.dumps(obj))
     copied = 0
-    try:
-        for operation in operations:
+    for operation in operations:
+        try:
             if operation.get("op") == "copy":    # a few of them could fill the memory
-                source = jsonpointer.resolve_pointer(new, operation["from"])
-                copied += len(orjson.dumps(source))
+                copied += len(orjson.dumps(jsonpointer.resolve_pointer(new, operation["from"])))
                 if copied > COPY_LIMIT:
                     raise ValueError("Unable to complete the copy, the accumulated size increase "
                                      f"of copy is {copied}, exceeding the limit {COPY_LIMIT}")
             new = jsonpatch.JsonPatch([operation]).apply(new, in_place=True)
-    except PATCH_ERRORS as error:
-        raise status.internal(str(error) or type(error).__name__) from None
+        except PATCH_ERRORS as error:
+            raise status.internal(misfit(operation, error)) from None
     result: Object = new
     return result
+
+
+OPERATIONS = ("add", "remove", "replace", "move", "copy", "test")
+
+
+def misfit(operation: Object, error: Exception) -> str:
+    """Why an operation does not apply; in upstream's words where they are known."""
+    kind, path = operation.get("op"), operation.get("path")
+    if kind not in OPERATIONS:
+        return f"Unexpected kind: {kind or 'unknown'}"
+    if kind == "remove" and isinstance(path, str) and isinstance(error, (
+            jsonpatch.JsonPatchConflict, jsonpointer.JsonPointerException)):
+        return (f"error in remove for path: '{path}': Unable to remove nonexistent key: "
+                f"{path.rpartition('/')[2]}: missing value")
+    return str(error) or type(error).__name__
 
 
 def check_same(call: Call, new: Any) -> None:
     """A patched object is still of its kind and in its namespace. Errors: ApiError."""
     resource = call.resource
-    if not isinstance(new, dict) or not isinstance(new.get("metadata"), dict):
+    if not isinstance(new, dict):
+        raise status.internal(no_object(new))
+    if not isinstance(new.get("metadata"), dict):
         raise status.internal(f"the patched object is no {resource.kind}")
-    if (new.get("apiVersion"), new.get("kind")) != (resource.api_version, resource.kind):
-        raise status.internal(f"converting ({new.get('apiVersion')}, Kind={new.get('kind')}) to "
-                              f"({resource.api_version}, Kind={resource.kind}): unknown conversion")
+    version, kind = str(new.get("apiVersion")), str(new.get("kind"))
+    if (version, kind) != (resource.api_version, resource.kind):
+        own = resource.group.partition(".")[0] or "core"
+        raise status.ApiError(500, "", f"converting ({version.rpartition('/')[2]}.{kind}) to "
+                              f"({own}.{resource.kind}): unknown conversion")
     if resource.namespaced and new["metadata"].get("namespace") != call.namespace:
         raise status.bad_request("the namespace of the provided object does not match the "
                                  "namespace sent on the request")
 
 
-# --- validating -------------------------------------------------------------------------------------
+# --- validating ----------------------------------------------------------------------------------
 
 class ValidatingAdmissionWebhook(_Webhooks):
     """Args: resolve: the address of a Service (its cluster IP, if none is given)."""
