@@ -31,7 +31,7 @@ from kvcore.kube.caching import Policy
 from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.changing import patch, update
 from kvcore.kube.codec import CODECS
-from kvcore.kube.create import create
+from kvcore.kube.create import create, finish
 from kvcore.kube.deletion import delete, delete_collection
 from kvcore.kube.feed import Feed
 from kvcore.kube.housekeeping import Housekeeping
@@ -91,12 +91,14 @@ class Api:
 
     async def start(self) -> None:
         self.feed.start()
+        await self.admission.start(self)
         if self.housekeeping is not None:
             await self.housekeeping.start()
 
     async def stop(self) -> None:
         if self.housekeeping is not None:
             await self.housekeeping.stop()
+        await self.admission.stop()
         await self.feed.stop()
 
     async def handle(self, request: Request) -> Answer:
@@ -131,7 +133,7 @@ class Api:
                     target.namespace if resource.namespaced else "", target.name,
                     options=Options.of(request.query, options) if options else Options(),
                     warnings=warnings)
-        return await verb(call)
+        return await _to_the_end(verb, call)
 
     def _verb(self, resource: Resource, target: Target) -> Verb:
         """What serves a target; its name and namespace can be parts of a key.
@@ -213,7 +215,7 @@ class Api:
         name = (obj.get("metadata") or {}).get("name") or ""
         call = self._call("update", resource, namespace, name, user, subresource=subresource)
         call.object = obj
-        return (await self._verb(resource, call.target)(call)).body
+        return (await _to_the_end(self._verb(resource, call.target), call)).body
 
     async def patch(self, resource: Resource, name: str, patch: Any, namespace: str = "",
                     user: User = ADMIN, subresource: str = "") -> bytes:
@@ -223,13 +225,14 @@ class Api:
         call.request.headers["content-type"] = (
             "application/json-patch+json" if isinstance(patch, (tuple, type([])))
             else "application/merge-patch+json")
-        return (await self._verb(resource, call.target)(call)).body
+        return (await _to_the_end(self._verb(resource, call.target), call)).body
 
     async def delete(self, resource: Resource, name: str, namespace: str = "",
                      user: User = ADMIN, **query: str) -> bytes:
         """Args: query: as in a URL (propagationPolicy, gracePeriodSeconds). Returns: JSON of what
         DELETE answers. Errors: ApiError 404."""
-        return (await delete(self._call("delete", resource, namespace, name, user, query))).body
+        call = self._call("delete", resource, namespace, name, user, query)
+        return (await _to_the_end(delete, call)).body
 
     async def watch(self, resource: Resource, namespace: str = "", user: User = ADMIN,
                     **query: str) -> AsyncIterator[bytes]:
@@ -250,6 +253,14 @@ class Api:
         self._verb(resource, target)
         return Call(self, Request("", "", query or {}), target, resource, user, "CREATE",
                     namespace if resource.namespaced else "", name)
+
+
+async def _to_the_end(verb: Verb, call: Call) -> Answer:
+    """Runs a verb; admission is told how it ended."""
+    try:
+        return await verb(call)
+    finally:
+        finish(call)
 
 
 def refusal(error: status.ApiError) -> Answer:

@@ -18,6 +18,7 @@ from kvcore.kube.resources import Resource
 from kvcore.kube.status import Cause
 
 if TYPE_CHECKING:
+    from kvcore.kube.admission.chain import Review
     from kvcore.kube.api import Api
 
 __all__ = ["Call", "Object", "Operation", "Options"]
@@ -81,6 +82,7 @@ class Call:
     encoded: bytes = b""
     revision: int = 0
     generated: bool = False
+    admission: Review | None = None         # what admission remembers of this call
 
     @property
     def subresource(self) -> str:

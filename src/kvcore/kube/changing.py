@@ -275,6 +275,7 @@ async def change(call: Call, view: View, make: Callable[[Call, Object], Object])
             await run(work, UPDATE, times)
             break
         except Changed:
+            creating.finish(call)
             continue
         except status.ApiError as error:
             if not (error.code == 404 and call.target.verb == "update" and not call.subresource
@@ -321,7 +322,8 @@ async def _create_instead(call: Call, make: Callable[[Call, Object], Object]) ->
 def read_body(call: Call, view: View) -> Callable[[Call, Object], Object]:
     """A body of PUT, read once; each attempt gets an object of its own. Errors: 400, 413, 415."""
     if not call.object:                        # else a caller in process has brought it
-        call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""))
+        call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""),
+                                  view.kind or call.resource.kind)
     text = orjson.dumps(checked(call, view))
     return lambda call, seen: orjson.loads(text)
 

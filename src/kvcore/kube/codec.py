@@ -113,7 +113,7 @@ def with_version(body: bytes, revision: int) -> bytes:
     return body.replace(METADATA, b'%b"resourceVersion":"%d",' % (METADATA, revision), 1)
 
 
-# --- the envelope: runtime.Unknown {1: {1: apiVersion, 2: kind}, 2: raw, 3: encoding, 4: type} ----
+# --- the envelope: runtime.Unknown {1: {1: apiVersion, 2: kind}, 2: raw, 3: encoding, 4: type} ---
 
 class Envelope:
     __slots__ = ("api_version", "kind", "raw", "encoding", "content_type")

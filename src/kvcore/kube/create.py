@@ -46,7 +46,7 @@ from kvcore.kube.views import renamed
 if TYPE_CHECKING:
     from kvcore.kube.api import Api
 
-__all__ = ["CREATE", "create", "plant", "run"]
+__all__ = ["CREATE", "create", "finish", "plant", "run"]
 
 T = TypeVar("T")
 Stage = Callable[[Call], Awaitable[None] | None]
@@ -239,9 +239,18 @@ async def run(subject: T, stages: Iterable[tuple[str, Callable[[T], Any]]],
 
 async def create(call: Call) -> Answer:
     """All stages. Returns: 201 and the object."""
-    await run(call, CREATE, call.api.metrics.stages)
+    try:
+        await run(call, CREATE, call.api.metrics.stages)
+    finally:
+        finish(call)
     body = json_of(call.encoded)
     return Answer(201, with_version(body, call.revision) if call.revision else body)
+
+
+def finish(call: Call) -> None:
+    """Tells admission how a call, or one attempt of it, ended; nothing the second time."""
+    if call.admission is not None:
+        call.admission.finish(call.revision > 0)
 
 
 async def plant(api: Api, resource: Resource, obj: Object, namespace: str = "") -> bool:

@@ -192,7 +192,8 @@ def set_condition(state: Object, call: Call, condition: Object) -> None:
 def _sent(call: Call, api_version: str, kind: str) -> Object:
     """The body of a POST to a subresource. Errors: 400."""
     if not call.object:
-        call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""))
+        call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""),
+                                  kind)
     check_named(call, call.object, kind)
     check_kind(call, call.object, api_version, kind)
     metadata = call.object["metadata"]
