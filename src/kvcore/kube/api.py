@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -32,8 +32,12 @@ from kvcore.kube.metrics import Metrics
 from kvcore.kube.reading import get, list_objects
 from kvcore.kube.request import ADMIN, ANONYMOUS, Answer, Request, Target, User, parse_target
 from kvcore.kube.resources import Resource, Resources
+from kvcore.kube.reviews import KINDS, REVIEWS
 from kvcore.kube.storage import ObjectStore
 from kvcore.kube.watching import watch
+
+if TYPE_CHECKING:
+    from kvcore.kube.security import Security
 
 __all__ = ["Api"]
 
@@ -62,6 +66,9 @@ class Api:
         self.metrics = Metrics()
         self.admission = admission or Chain()
         self.clock, self.now = clock, now
+        for review in KINDS:
+            self.resources.add(review)
+        self.security: Security | None = None          # set by kvcore.kube.security.secure
         self.authenticate: Callable[[Request], User] = lambda request: ANONYMOUS
         self.authorize: Callable[[User, Target], None] = lambda user, target: None
 
@@ -91,14 +98,19 @@ class Api:
         if not target.is_resource:
             return self._plain(target)
         resource = self.resources.of_path(target.group, target.version, target.resource)
-        if resource is None:
+        if resource is None or not reachable(resource, target):
             raise status.no_such_path()
         verb = VERBS.get(target.verb)
+        if verb is create:
+            verb = REVIEWS.get((resource.qualified, target.subresource), create)
+            if verb is create and target.name:
+                raise status.method_not_allowed()
         if verb is None or target.verb not in resource.verbs:
             raise status.method_not_allowed()
         if resource.namespaced and not target.namespace and target.verb not in ("list", "watch"):
             raise status.no_such_path()
-        call = Call(self, request, target, resource, user, "CREATE", target.namespace, target.name,
+        namespace = target.namespace if resource.namespaced else ""
+        call = Call(self, request, target, resource, user, "CREATE", namespace, target.name,
                     options=Options.of(request.query), warnings=warnings)
         return await verb(call)
 
@@ -129,6 +141,14 @@ class Api:
         request = Request("POST", "", body=orjson.dumps(obj))
         call = Call(self, request, target, resource, user, "CREATE", namespace)
         return (await create(call)).body
+
+
+def reachable(resource: Resource, target: Target) -> bool:
+    """Whether a path can lead to a resource: authorisation asked about exactly this path, so what
+    it says beyond the resource must mean something."""
+    if target.subresource and target.subresource not in resource.subresources:
+        return False
+    return resource.namespaced or not target.namespace or target.resource == "namespaces"
 
 
 def refusal(error: status.ApiError) -> Answer:
