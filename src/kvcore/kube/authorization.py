@@ -199,8 +199,7 @@ def _check_binding(call: Call, authorizer: Authorizer) -> None:
     if isinstance(rules, str):
         if not kind.endswith("Role"):
             return
-        raise status.ApiError(404, "NotFound", rules, {
-            "name": name, "group": GROUP, "kind": kind.lower()})
+        raise status.not_found(call.resource, name)     # upstream names the binding's kind
     _must_hold(call, authorizer, rules)
 
 

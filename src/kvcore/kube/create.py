@@ -8,7 +8,8 @@
     default         what upstream's defaulting fills in
     mutate          mutating admission
     prepare         name from generateName, uid, creationTimestamp, generation
-    validate        names, required and unknown fields, the kind's own rules
+    validate        roles and bindings grant only what their writer holds; names, required and
+                    unknown fields, the kind's own rules
     admit           validating admission
     encode          storage codec: bytes that say how they are written
     store           key; put if absent, in one transaction; tried again (storage.py)
@@ -26,6 +27,7 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 from kvcore.kube import meta, status
+from kvcore.kube.authorization import check_escalation
 from kvcore.kube.call import Call
 from kvcore.kube.codec import json_of, with_version
 from kvcore.kube.decode import decode_body
@@ -101,6 +103,7 @@ def prepare(call: Call) -> None:
 
 
 def validate(call: Call) -> None:
+    check_escalation(call)
     validate_create(call)
 
 

@@ -202,7 +202,7 @@ def _requirements(selector: Object) -> tuple[Requirement, ...]:
 def binding_of(obj: Object) -> Binding:
     metadata, ref = _dict(obj.get("metadata")), _dict(obj.get("roleRef"))
     subjects = tuple((_string(s.get("kind")), _string(s.get("name")), _string(s.get("namespace")))
-                     for s in _dicts(obj.get("subjects")))
+                     for s in _dicts(obj.get("subjects")) if _string(s.get("name")))
     return Binding(_string(metadata.get("name")), _string(metadata.get("namespace")),
                    _string(ref.get("kind")), _string(ref.get("name")), subjects)
 
@@ -380,9 +380,9 @@ class Policy:
             self._roles[new[0], new[1].name] = new[1]
 
     def _binding(self, old: Binding | None, new: Binding | None) -> None:
-        if old is not None:
+        if old is not None and (keys := old.keys()):
             bound = self._bound[old.namespace]
-            for subject in old.keys():
+            for subject in keys:
                 del bound[subject][old.name]
                 if not bound[subject]:
                     del bound[subject]

@@ -61,11 +61,14 @@ def _asked(call: Call, group: str, kind: str) -> Object:
         obj = decode_body(call.request.body, call.request.headers.get("content-type", ""))
     version, said = obj.setdefault("apiVersion", f"{group}/v1"), obj.setdefault("kind", kind)
     if (version, said) != (f"{group}/v1", kind):
-        raise status.bad_request(f'{said} in version "{version}" cannot be handled as a {kind}')
+        short = str(version).rpartition("/")[2]
+        raise status.bad_request(
+            f'{said} in version "{version}" cannot be handled as a {kind}: converting ({short}.'
+            f"{said}) to ({group.partition('.')[0]}.{kind}): unknown conversion")
     for part in ("metadata", "spec"):
         if obj.get(part) is None:
             obj[part] = {}
-        _of_type(obj, part, dict, kind)
+        _of_type(obj, part, dict, kind, kind)
     return obj
 
 
@@ -73,25 +76,27 @@ GO_TYPES: dict[type, str] = {str: "string", list: "array", dict: "object", bool:
                              int: "number", float: "number", type(None): "null"}
 
 
-def _of_type(obj: Object, field: str, wanted: type, kind: str) -> Any:
-    """A field of a type, or None where it is missing. Errors: 400."""
+def _of_type(obj: Object, field: str, wanted: type, kind: str, where: str = "") -> Any:
+    """A field of a type, or None where it is missing. Args: where: the structure it is a field
+    of, and its path; else the spec. Errors: 400."""
     value = obj.get(field)
     if value is None or (isinstance(value, wanted) and type(value) is not bool):
         return value
+    name = f"{kind}Spec" if field == "spec" else field[0].upper() + field[1:]
     raise status.bad_request(
         f'{kind} in version "v1" cannot be handled as a {kind}: json: cannot unmarshal '
-        f"{GO_TYPES[type(value)]} into Go struct field {kind}.{field} of type "
-        f"{GO_TYPES[wanted] if wanted is not dict else 'object'}")
+        f"{GO_TYPES[type(value)]} into Go struct field {where or f'{kind}Spec.spec'}.{field} "
+        f"of type {f'v1.{name}' if wanted is dict else GO_TYPES[wanted]}")
 
 
-def _text(obj: Object, field: str, kind: str) -> str:
-    return _of_type(obj, field, str, kind) or ""
+def _text(obj: Object, field: str, kind: str, where: str = "") -> str:
+    return _of_type(obj, field, str, kind, where) or ""
 
 
-def _texts(obj: Object, field: str, kind: str) -> tuple[str, ...]:
-    values = _of_type(obj, field, list, kind) or []
+def _texts(obj: Object, field: str, kind: str, where: str = "") -> tuple[str, ...]:
+    values = _of_type(obj, field, list, kind, where) or []
     for value in values:
-        _of_type({field: value}, field, str, kind)
+        _of_type({field: value}, field, str, kind, where)
     return tuple(values)
 
 
@@ -100,7 +105,11 @@ def _created(call: Call, obj: Object) -> Answer:
 
 
 def _invalid(group: str, kind: str, causes: list[Cause], name: str = "") -> ApiError:
-    return status.invalid(Resource(group, "v1", kind, kind), name, causes)
+    """422; upstream names no kind where it looks at its own structures."""
+    error = status.invalid(Resource(group, "v1", kind, kind), name, causes)
+    if not kind and error.details:
+        del error.details["kind"]
+    return error
 
 
 def _wrong(field: str, value: str, why: str) -> Cause:
@@ -151,29 +160,31 @@ def _reviewed(call: Call, kind: str) -> Answer:
 def _target(spec: Object, kind: str) -> Target:
     asked = spec.get("resourceAttributes")
     if asked is None:
-        asked = spec["nonResourceAttributes"]
-        return Target(_text(asked, "verb", kind), _text(asked, "path", kind))
-    group, resource = _text(asked, "group", kind), _text(asked, "resource", kind)
-    return Target(_text(asked, "verb", kind), "", "apis" if group else "api", group,
-                  _text(asked, "version", kind) or "*", resource,
-                  _text(asked, "subresource", kind), _text(asked, "namespace", kind),
-                  _text(asked, "name", kind))
+        asked, where = spec["nonResourceAttributes"], f"N{NAMES[1][1:]}.spec.{NAMES[1]}"
+        return Target(*(_text(asked, field, kind, where) for field in ("verb", "path")))
+    verb, group, version, resource, subresource, namespace, name = (
+        _text(asked, field, kind, f"R{NAMES[0][1:]}.spec.{NAMES[0]}") for field in (
+            "verb", "group", "version", "resource", "subresource", "namespace", "name"))
+    return Target(verb, "", "apis" if group else "api", group, version or "*", resource,
+                  subresource, namespace, name)
+
+
+NAMES = "resourceAttributes", "nonResourceAttributes"
 
 
 def _check_access(obj: Object, spec: Object, kind: str, namespace: str) -> None:
     """Errors: 400, 422."""
     local = kind == "LocalSubjectAccessReview"
-    resource = _of_type(spec, "resourceAttributes", dict, kind)
-    path = _of_type(spec, "nonResourceAttributes", dict, kind)
+    resource, path = (_of_type(spec, name, dict, kind) for name in NAMES)
+    user, groups = _text(spec, "user", kind), _texts(spec, "groups", kind)
     causes = []
     if resource is not None and path is not None:
-        causes.append(_wrong("spec.nonResourceAttributes", _json(path),
+        causes.append(_wrong("spec.nonResourceAttributes", _path(path),
                              "cannot be specified in combination with resourceAttributes"))
     if resource is None and path is None:
         causes.append(_wrong("spec.resourceAttributes", "null", "exactly one of "
                              "nonResourceAttributes or resourceAttributes must be specified"))
-    if kind != "SelfSubjectAccessReview" and not (
-            _text(spec, "user", kind) or _texts(spec, "groups", kind)):
+    if kind != "SelfSubjectAccessReview" and not (user or groups):
         causes.append(_wrong("spec.user", '""', "at least one of user or group must be specified"))
     metadata = {k: v for k, v in obj["metadata"].items()
                 if v and k != "managedFields" and not (local and k == "namespace")}
@@ -190,14 +201,19 @@ def _check_access(obj: Object, spec: Object, kind: str, namespace: str) -> None:
             causes.append(_wrong("spec.resourceAttributes.namespace", orjson.dumps(asked).decode(),
                                  "must match metadata.namespace"))
         if path is not None:
-            causes.append(_wrong("spec.nonResourceAttributes", _json(path),
+            causes.append(_wrong("spec.nonResourceAttributes", _path(path),
                                  "disallowed on this kind of request"))
     if causes:
-        raise _invalid(AUTHORIZATION, kind, causes)
+        raise _invalid(AUTHORIZATION, "", causes)
 
 
 def _json(value: Object) -> str:
     return orjson.dumps(value).decode()
+
+
+def _path(value: Object) -> str:
+    """Upstream shows its own structure, of which these are the names."""
+    return _json({"Path": value.get("path", ""), "Verb": value.get("verb", "")})
 
 
 async def self_subject_rules_review(call: Call) -> Answer:
@@ -279,6 +295,7 @@ async def token_request(call: Call) -> Answer:
     seconds = spec["expirationSeconds"] = 3600 if seconds is None else seconds
     audiences = _texts(spec, "audiences", kind) or security.audiences
     spec["audiences"] = list(audiences)
+    spec.setdefault("boundObjectRef", None)
     if not SHORTEST <= seconds <= LONGEST:
         raise _invalid(AUTHENTICATION, kind, [_wrong(
             "spec.expirationSeconds", str(seconds), "may not specify a duration "
