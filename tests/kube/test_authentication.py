@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from secured import RBAC, START, Clock, ask, certificate, made, named, role_ref, rule, server, subject
+from secured import (
+    RBAC,
+    START,
+    Clock,
+    ask,
+    certificate,
+    made,
+    named,
+    role_ref,
+    rule,
+    server,
+    subject,
+)
 
 from kvcore.kube import authentication
 from kvcore.kube.authentication import bearer_token, read_token_file
@@ -45,7 +57,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
 
 
-# --- certificates --------------------------------------------------------------------------------------
+# --- certificates ---------------------------------------------------------------------------------
 
 def test_a_certificate_names_the_user_and_each_of_its_groups() -> None:
     async def lives() -> None:
@@ -94,9 +106,13 @@ def test_certificates_are_parsed_once_and_only_so_many_are_kept(
         monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = []
     real = authentication.certificate_user
+
+    def counted(der: bytes) -> authentication.Certificate:
+        parsed.append(der)
+        return real(der)
     monkeypatch.setattr(authentication, "MOST_CERTIFICATES", 3)
-    monkeypatch.setattr(authentication, "certificate_user",
-                        lambda der: parsed.append(der) or real(der))
+    monkeypatch.setattr(authentication, "certificate_user", counted)
+
     async def lives() -> None:
         async with server(authorization_mode=["AlwaysAllow"]) as api:
             first = certificate("u0")
@@ -109,7 +125,7 @@ def test_certificates_are_parsed_once_and_only_so_many_are_kept(
     run(lives())
 
 
-# --- the token file and headers -----------------------------------------------------------------------
+# --- the token file and headers -------------------------------------------------------------------
 
 def test_a_token_file(tokens: Path) -> None:
     users = read_token_file(tokens)
@@ -181,7 +197,7 @@ def test_a_good_certificate_comes_before_a_bad_token(tokens: Path) -> None:
     run(lives())
 
 
-# --- impersonation ------------------------------------------------------------------------------------
+# --- impersonation --------------------------------------------------------------------------------
 
 async def impersonator(api: Any, *rules: Any) -> None:
     await made(api, f"{RBAC}/clusterroles", named("imp", rules=[
@@ -271,7 +287,7 @@ def test_who_is_impersonated_has_the_rights_and_not_those_of_the_impersonator(
     run(lives())
 
 
-# --- options -----------------------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("modes", [[], ["Rbac"], ["RBAC", "Node"], ["RBAC", "RBAC"]])
 def test_unknown_modes_are_refused(modes: list[str]) -> None:

@@ -94,7 +94,7 @@ class Model:
         return False
 
 
-# --- tables without a store ------------------------------------------------------------------------
+# --- tables without a store -----------------------------------------------------------------------
 
 @dataclass
 class Stored:
@@ -135,7 +135,7 @@ class Tables:
         table.revision = self.clock
 
 
-# --- strategies ------------------------------------------------------------------------------------
+# --- strategies -----------------------------------------------------------------------------------
 
 def some(values: list[str], most: int = 2) -> st.SearchStrategy[list[str]]:
     return st.lists(st.sampled_from(values), max_size=most, unique=True)
@@ -216,7 +216,7 @@ def test_the_model_itself_says_no_and_yes() -> None:
                                                       "n2", "a"))
 
 
-# --- what the tables may do to memory, and rubbish in objects --------------------------------------
+# --- what the tables may do to memory, and rubbish in objects -------------------------------------
 
 def policy_with(kind: str, obj: Object, binding: Object | None = None) -> Policy:
     tables = Tables()
@@ -293,7 +293,7 @@ def test_match_expressions_select_as_label_selectors_do() -> None:
     assert not allowed({"key": "l1", "operator": "Exists"}, {"key": "l2", "operator": "Exists"})
 
 
-# --- words ------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("text", "said"), [
     ("a", '"a"'), ('"', '"\\""'), ("\\", '"\\\\"'), ("\n\t\0", '"\\n\\t\\x00"'), ("é", '"é"'),
@@ -324,7 +324,7 @@ def test_reasons_name_the_binding_the_role_and_the_subject() -> None:
         'role.rbac.authorization.k8s.io "r9" not found]')
 
 
-# --- covering ----------------------------------------------------------------------------------------
+# --- covering -------------------------------------------------------------------------------------
 
 def covers(owned: Rule, asked: Rule) -> bool:
     return not uncovered([owned], [asked])
@@ -347,7 +347,7 @@ def test_covering(owned: Rule, asked: Rule, yes: bool) -> None:
     assert covers(owned, asked) is yes
 
 
-# --- through a server --------------------------------------------------------------------------------
+# --- through a server -----------------------------------------------------------------------------
 
 def run(test: Callable[[], Any]) -> None:
     asyncio.run(test())
@@ -358,7 +358,8 @@ def test_a_change_counts_for_the_next_request() -> None:
         user = User("u1", ("system:authenticated",))
         async with server() as api:
             assert (await ask(api, "GET", "/api/v1/namespaces/n1/pods", user=user))[0] == 403
-            await made(api, f"{RBAC}/clusterroles", named("r", rules=[rule("list", "core", "pods")]))
+            await made(api, f"{RBAC}/clusterroles", named("r", rules=[
+                rule("list", "core", "pods")]))
             await made(api, f"{RBAC}/namespaces/n1/rolebindings", named(
                 "b", roleRef=role_ref("r"), subjects=[subject("User", "u1")]))
             assert (await ask(api, "GET", "/api/v1/namespaces/n1/pods", user=user))[0] == 200

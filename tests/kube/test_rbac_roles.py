@@ -14,7 +14,7 @@ from secured import RBAC, ask, made, named, role_ref, rule, server, subject
 import kvcore
 from kvcore.kube.aggregation import aggregate_once, keep_aggregated
 from kvcore.kube.api import Api
-from kvcore.kube.authorization import check_escalation
+from kvcore.kube.authorization import Authorizer, check_escalation
 from kvcore.kube.bootstrap_roles import bootstrap, expected_bindings, expected_roles
 from kvcore.kube.call import Call
 from kvcore.kube.codec import object_of
@@ -29,6 +29,11 @@ USER = User("u", ("devs", "system:authenticated"))
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
+
+
+def allows(api: Api, user: User, target: Target) -> bool:
+    assert isinstance(api.authorize, Authorizer)
+    return api.authorize.decide(user, target).allowed
 
 
 def stored(api: Api, plural: str, name: str, namespace: str = "") -> Object:
@@ -47,7 +52,7 @@ async def write(api: Api, plural: str, obj: Object) -> None:
     await api.feed.reach(api.store.revision)
 
 
-# --- default roles --------------------------------------------------------------------------------------
+# --- default roles --------------------------------------------------------------------------------
 
 def test_default_roles_are_made_once_in_one_transaction() -> None:
     async def lives() -> None:
@@ -83,7 +88,7 @@ def test_default_rights(user: User, target: Target, allowed: bool) -> None:
     async def lives() -> None:
         async with server() as api:
             await bootstrap(api)
-            assert api.authorize.decide(user, target).allowed is allowed  # type: ignore[attr-defined]
+            assert allows(api, user, target) is allowed
     run(lives())
 
 
@@ -100,10 +105,9 @@ def test_view_edit_and_admin_in_a_namespace(role: str, verb: str, resource: str,
             await made(api, f"{RBAC}/namespaces/n1/rolebindings", named(
                 "b", roleRef=role_ref(role), subjects=[subject("User", "u")]))
             target = Target(verb, "", "api", "", "v1", resource, "", "n1")
-            assert api.authorize.decide(USER, target).allowed is allowed  # type: ignore[attr-defined]
+            assert allows(api, USER, target) is allowed
             roles = Target("create", "", "apis", GROUP, "v1", "rolebindings", "", "n1")
-            assert api.authorize.decide(  # type: ignore[attr-defined]
-                USER, roles).allowed is (role == "admin")
+            assert allows(api, USER, roles) is (role == "admin")
     run(lives())
 
 
@@ -144,9 +148,10 @@ def test_what_is_not_to_be_updated_is_left_alone() -> None:
     async def lives() -> None:
         async with server() as api:
             await bootstrap(api)
-            for plural, name, changed in (("clusterroles", "system:discovery", {"rules": []}),
-                                          ("clusterrolebindings", "cluster-admin",
-                                           {"subjects": [], "roleRef": role_ref("view")})):
+            changes: list[tuple[str, str, Object]] = [
+                ("clusterroles", "system:discovery", {"rules": []}),
+                ("clusterrolebindings", "cluster-admin", {"roleRef": role_ref("view")})]
+            for plural, name, changed in changes:
                 obj = stored(api, plural, name) | changed
                 obj["metadata"]["annotations"] = {
                     "rbac.authorization.kubernetes.io/autoupdate": "false"}
@@ -169,7 +174,7 @@ def test_several_servers_over_one_store_make_them_once() -> None:
     run(lives())
 
 
-# --- aggregation ------------------------------------------------------------------------------------------
+# --- aggregation ----------------------------------------------------------------------------------
 
 def test_stored_rules_of_aggregated_roles_follow() -> None:
     async def lives() -> None:
@@ -216,10 +221,10 @@ def test_an_aggregated_role_has_the_rules_of_those_it_selects_before_they_are_st
     run(lives())
 
 
-# --- escalation --------------------------------------------------------------------------------------------
+# --- escalation -----------------------------------------------------------------------------------
 
-HELD = 'user "u" (groups=["devs" "system:authenticated"]) is attempting to grant RBAC permissions ' \
-       "not currently held:\n"
+HELD = ('user "u" (groups=["devs" "system:authenticated"]) is attempting to grant RBAC '
+        "permissions not currently held:\n")
 
 
 async def granting(api: Api, *more: Object, cluster: bool = False) -> None:

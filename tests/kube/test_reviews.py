@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Access reviews, refusals in upstream's words, and paths that authorisation must not be fooled by."""
+"""Access reviews, refusals in upstream's words, and paths that must not fool authorisation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def review(api: Any, spec: Object, url: str = ACCESS, user: User = ADMIN
     return await ask(api, "POST", url, {"spec": spec}, user=user)
 
 
-# --- refusals -----------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("method", "path", "message", "details"), [
     ("GET", "/api/v1/pods", 'pods is forbidden: User "u" cannot list resource "pods" in API group '
@@ -53,8 +53,8 @@ async def review(api: Any, spec: Object, url: str = ACCESS, user: User = ADMIN
      {"group": "apps", "kind": "deployments"}),
     ("DELETE", "/api/v1/namespaces/n1/pods", 'pods is forbidden: User "u" cannot deletecollection '
      'resource "pods" in API group "" in the namespace "n1"', {"kind": "pods"}),
-    ("GET", "/api/v1/namespaces/n1/configmaps/two", 'configmaps "two" is forbidden: User "u" cannot '
-     'get resource "configmaps" in API group "" in the namespace "n1"',
+    ("GET", "/api/v1/namespaces/n1/configmaps/two", 'configmaps "two" is forbidden: User "u" '
+     'cannot get resource "configmaps" in API group "" in the namespace "n1"',
      {"name": "two", "kind": "configmaps"}),
     ("GET", "/metrics", 'forbidden: User "u" cannot get path "/metrics"', {}),
     ("GET", "/<b>&", 'forbidden: User "u" cannot get path "/&lt;b&gt;&amp;"', {}),
@@ -80,7 +80,8 @@ def test_roles_that_are_missing_are_named_at_the_end() -> None:
                 "b", roleRef=role_ref("gone"), subjects=[subject("User", "u")]))
             _, answer = await ask(api, "GET", "/api/v1/nodes", user=USER)
             assert answer["message"].endswith(
-                'at the cluster scope: RBAC: clusterrole.rbac.authorization.k8s.io "gone" not found')
+                'at the cluster scope: RBAC: clusterrole.rbac.authorization.k8s.io "gone" not '
+                "found")
     run(lives())
 
 
@@ -95,7 +96,7 @@ def test_what_is_allowed_goes_on(path: str, code: int) -> None:
     run(lives())
 
 
-# --- paths that say one thing to authorisation and another to a verb ------------------------------------
+# --- paths that say one thing to authorisation and another to a verb ------------------------------
 
 @pytest.mark.parametrize(("method", "path"), [
     ("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/n1/clusterroles"),
@@ -138,7 +139,7 @@ def test_a_namespace_is_found_by_its_own_path() -> None:
     run(lives())
 
 
-# --- access reviews -----------------------------------------------------------------------------------
+# --- access reviews -------------------------------------------------------------------------------
 
 PODS = {"verb": "get", "resource": "pods", "namespace": "n1"}
 REASON = 'RBAC: allowed by RoleBinding "b1/n1" of Role "reader" to User "u"'
@@ -257,7 +258,7 @@ def test_reviews_are_created_and_nothing_else() -> None:
     run(lives())
 
 
-# --- rules and names ------------------------------------------------------------------------------------
+# --- rules and names ------------------------------------------------------------------------------
 
 def test_all_that_i_may() -> None:
     async def lives() -> None:

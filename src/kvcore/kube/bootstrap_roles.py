@@ -33,7 +33,7 @@ TRIES = 5                        # of several servers that start over one store
 
 # A role a paragraph: its name; the label by which others aggregate it; the label it aggregates.
 # A rule a line: verbs | groups | resources or URLs | names. Longer lines go on further right.
-# core is the group "", urls says that no resource is meant, read and write are verbs of READ, WRITE.
+# core is the group "", urls says that no resource is meant, read and write stand for READ, WRITE.
 ROLES = """
 admin  selects=aggregate-to-admin
 cluster-admin

@@ -2,8 +2,8 @@
 """Acting as somebody else: the Impersonate-* headers, each allowed by the verb `impersonate`.
 
     Impersonate-User         users, or serviceaccounts of a namespace
-    Impersonate-Group        groups                                       (may be sent several times)
-    Impersonate-Extra-<key>  userextras/<key> of authentication.k8s.io    (may be sent several times)
+    Impersonate-Group        groups                                      (may be sent several times)
+    Impersonate-Extra-<key>  userextras/<key> of authentication.k8s.io   (may be sent several times)
     Impersonate-Uid          uids of authentication.k8s.io
 
 A transport joins the values of a header that came several times with a newline, which no value can

@@ -456,7 +456,7 @@ def aggregate(errors: list[str]) -> str:
     return once[0] if len(once) == 1 else f"[{', '.join(once)}]"
 
 
-# --- covering --------------------------------------------------------------------------------------
+# --- covering -------------------------------------------------------------------------------------
 
 def uncovered(owned: Iterable[Rule], asked: Iterable[Rule]) -> list[Rule]:
     """What of `asked` goes beyond `owned`, broken down to one verb and resource a rule, then joined

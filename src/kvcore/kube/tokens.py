@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Service account tokens: signed here, and believed only as long as the account is the same one.
 
-    token ─(seen lately?)─> Verified ── exp, nbf, iat ── account, pod, secret, node: same uid ──> User
-             └─ no: header, issuer, signature by the key its `kid` names
+  token ─(seen lately?)─> Verified ── exp, nbf, iat ── account, pod, secret, node: same uid ─> User
+           └─ no: header, issuer, signature by the key its `kid` names
 
 A signature is checked once in `TTL` seconds a token; times and accounts at every use. So a request
 costs microseconds, an expired token is refused in the second it expires, and one whose account was
