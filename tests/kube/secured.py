@@ -84,14 +84,14 @@ def subject(kind: str, name: str, namespace: str = "") -> Object:
     return {"kind": kind, "name": name} | ({"namespace": namespace} if namespace else {})
 
 
-def certificate(name: str, groups: Sequence[str] = (), *, start: float = START - 60,
+def certificate(name: str, groups: Sequence[str] = (), *, last: str = "",
+                start: float = START - 60,
                 end: float = START + 3600,
                 usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH) -> bytes:
     """A client certificate in DER, signed by itself (whether it is trusted is TLS's business)."""
     key = ec.generate_private_key(ec.SECP256R1())
     parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
-    if name:
-        parts.append(x509.NameAttribute(NameOID.COMMON_NAME, name))
+    parts += [x509.NameAttribute(NameOID.COMMON_NAME, said) for said in (name, last) if said]
     subject = x509.Name(parts)
     built = (x509.CertificateBuilder().subject_name(subject).issuer_name(subject)
              .public_key(key.public_key()).serial_number(x509.random_serial_number())

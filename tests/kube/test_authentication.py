@@ -102,6 +102,12 @@ def test_a_certificate_that_ends_during_its_connection_is_refused() -> None:
     run(lives())
 
 
+def test_of_several_names_the_last_counts() -> None:
+    user = authentication.certificate_user(certificate("first", ["g"], last="last")).user
+    assert user is not None
+    assert (user.name, user.groups) == ("last", ("g", "system:authenticated"))
+
+
 def test_certificates_are_parsed_once_and_only_so_many_are_kept(
         monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = []

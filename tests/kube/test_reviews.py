@@ -187,6 +187,8 @@ def test_may_i_and_may_they_here() -> None:
             here = f"{AUTHORIZATION}/namespaces/n1/localsubjectaccessreviews"
             _, answer = await review(api, {"user": "u", "resourceAttributes": PODS}, here)
             assert answer["status"]["allowed"]
+            _, answer = await review(api, {"user": "x", "resourceAttributes": PODS}, here)
+            assert not answer["status"]["allowed"]
             code, _ = await review(api, {"user": "u", "resourceAttributes": PODS}, here, USER)
             assert code == 403
     run(lives())

@@ -262,6 +262,12 @@ def test_a_token_of_another_issuer_or_key(ours: ServiceAccountTokens, account: O
     assert ours.verify(signed(account, {}))
 
 
+def test_what_a_header_calls_critical_must_be_understood(ours: ServiceAccountTokens,
+                                                         account: Object) -> None:
+    with pytest.raises(Refused, match="crit"):
+        ours.verify(signed(account, {}, header={"crit": ["exp"]}))
+
+
 @pytest.mark.parametrize("changed", [
     {"exp": None}, {"exp": "never"}, {"exp": True}, {"nbf": "now"}, {"kubernetes.io": None},
     {"kubernetes.io": []}, {"kubernetes.io": {"namespace": "n1"}},

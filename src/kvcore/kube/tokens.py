@@ -351,7 +351,7 @@ def _is_reference(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float)
 
 
 def _go_list(values: Sequence[str]) -> str:
