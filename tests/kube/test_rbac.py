@@ -203,6 +203,21 @@ def test_a_service_account_of_another_namespace_is_not_that_of_ones_own() -> Non
     assert not policy.decide(User("system:serviceaccount:n1:a"), pods)[0]
 
 
+def test_an_aggregated_role_follows_those_it_selects() -> None:
+    tables = Tables()
+    tables.put("ClusterRole", "", "r1", {"rules": [], "aggregationRule": {
+        "clusterRoleSelectors": [{"matchLabels": {"l1": "x"}}]}})
+    tables.put("ClusterRoleBinding", "", "b1", {
+        "subjects": [subject("User", "u1")], "roleRef": role_ref("r1")})
+    policy, pods = Policy(tables.source), Target("get", "", "api", "", "v1", "pods")
+    assert not policy.decide(User("u1"), pods)[0]
+    tables.put("ClusterRole", "", "r2", {"rules": [rule("get", "core", "pods")],
+                                         "labels": {"l1": "x"}})
+    assert policy.decide(User("u1"), pods)[0]
+    tables.put("ClusterRole", "", "r2", {"rules": [rule("get", "core", "pods")]})
+    assert not policy.decide(User("u1"), pods)[0]
+
+
 def test_the_first_binding_by_name_is_the_reason() -> None:
     tables = Tables()
     for name, names in (("b2", "a b"), ("b1", "a")):

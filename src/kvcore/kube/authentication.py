@@ -37,6 +37,7 @@ __all__ = ["Authenticator", "bearer_token", "certificate_user", "read_token_file
 
 AUTHENTICATED, UNAUTHENTICATED = "system:authenticated", "system:unauthenticated"
 MOST_CERTIFICATES = 4096
+UNKNOWN = "invalid bearer token"
 UID = ObjectIdentifier("1.3.6.1.4.1.57683.2")          # a user's uid in a certificate's subject
 
 
@@ -104,7 +105,7 @@ class Authenticator:
             verified = self.accounts.verify(token, audiences)
             if verified is not None:
                 return verified
-        raise Refused("invalid bearer token")
+        raise Refused(UNKNOWN)
 
     # --- certificates ---------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvcore.kube.authentication import Authenticator, read_token_file
+from kvcore.kube.authentication import UNKNOWN, Authenticator, read_token_file
 from kvcore.kube.authorization import MODES, Authorizer, policy_of
 from kvcore.kube.caching import Entry
 from kvcore.kube.call import Object
@@ -55,7 +55,8 @@ class Security:
         try:
             user, wanted = self.authenticator.token(token, audiences)
         except Refused as error:
-            return None, (), str(error)
+            said = str(error)                 # upstream tells what each reader of tokens said
+            return None, (), said if said == UNKNOWN else f"[{UNKNOWN}, {said}]"
         return user, wanted, ""
 
 

@@ -181,7 +181,8 @@ class ServiceAccountTokens:
             "sub": f"system:serviceaccount:{metadata['namespace']}:{metadata['name']}"}
         for kind, said in (bound or {}).items():
             claims["kubernetes.io"][kind] = {k: said[k] for k in ("name", "uid") if k in said}
-        token = jwt.encode(claims, signer.private, signer.algorithm, {"kid": signer.id})
+        token = jwt.encode(claims, signer.private, signer.algorithm,
+                           {"kid": signer.id, "typ": None})
         return token, float(now + seconds)
 
     def jwks(self) -> bytes:
@@ -212,15 +213,13 @@ class ServiceAccountTokens:
             raise Refused("service account token has expired")
         if now + LEEWAY < verified.not_before:
             raise Refused("service account token is not valid yet")
-        for i, reference in enumerate(verified.references):
-            verified.found[i] = self._same(reference, verified.found[i], now)
-        if not audiences and verified.ours:
-            return verified.user, verified.ours
-        wanted = audiences or self.audiences
-        for_us = tuple(a for a in verified.audiences if a in wanted)
+        for_us = verified.ours if not audiences else tuple(
+            a for a in verified.audiences if a in audiences)
         if not for_us:
             raise Refused(f"token audiences {_go_list(verified.audiences)} is invalid for the "
-                          f"target audiences {_go_list(wanted)}")
+                          f"target audiences {_go_list(audiences or self.audiences)}")
+        for i, reference in enumerate(verified.references):
+            verified.found[i] = self._same(reference, verified.found[i], now)
         return verified.user, for_us
 
     def _remember(self, hashed: bytes, verified: Verified) -> None:
@@ -237,7 +236,7 @@ class ServiceAccountTokens:
         header, unverified = _decoded(head), _decoded(payload)
         if header is None or unverified is None or unverified.get("iss") != self.issuer:
             return None
-        if "crit" in header:
+        if "crit" in header:                  # older versions of PyJWT overlook it
             raise Refused("unsupported crit header")
         named = header.get("kid")
         keys = [key for key in self._keys if not named or key.id == named]
@@ -301,7 +300,7 @@ class ServiceAccountTokens:
         if problem == "":
             return found if lasts else None
         if problem == "missing" and plural == "serviceaccounts":
-            raise Refused(f'serviceaccount "{name}" not found')
+            raise Refused(f'serviceaccounts "{name}" not found')
         if problem in ("missing", "deleted") and plural != "serviceaccounts":
             raise Refused("service account token has been invalidated")
         if problem == "deleted":
