@@ -96,6 +96,23 @@ def test_what_is_allowed_goes_on(path: str, code: int) -> None:
     run(lives())
 
 
+@pytest.mark.parametrize(("selector", "code"), [
+    ("metadata.name=one", 200), ("metadata.name==one", 200), ("metadata.name=two", 403),
+    ("metadata.name!=one", 403), ("metadata.name=", 403), ("metadata.name=one/two", 403),
+    ("nonsense", 403), ("", 403)])
+def test_a_list_of_one_object_is_allowed_by_its_name(selector: str, code: int) -> None:
+    async def lives() -> None:
+        async with server() as api:
+            await made(api, f"{RBAC}/clusterroles", named("one", rules=[
+                rule("list watch deletecollection", "core", "configmaps", "one one/two")]))
+            await made(api, f"{RBAC}/clusterrolebindings", named(
+                "one", roleRef=role_ref("one"), subjects=[subject("User", "u")]))
+            url = f"/api/v1/namespaces/n1/configmaps?fieldSelector={selector}"
+            assert (await ask(api, "GET", url, user=USER))[0] == code
+            assert (await ask(api, "DELETE", url, user=USER))[0] == 403
+    run(lives())
+
+
 # --- paths that say one thing to authorisation and another to a verb ------------------------------
 
 @pytest.mark.parametrize(("method", "path"), [

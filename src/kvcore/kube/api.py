@@ -23,6 +23,7 @@ from kvcore import Store
 from kvcore.errors import ClosedError, NoSpaceError, RequestTooLargeError
 from kvcore.kube import status
 from kvcore.kube.admission import Chain
+from kvcore.kube.authorization import named
 from kvcore.kube.caching import Feed
 from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.codec import CODECS
@@ -94,7 +95,8 @@ class Api:
     async def _serve(self, request: Request, warnings: list[str]) -> Answer:
         user = request.user or self.authenticate(request)
         target = parse_target(request)
-        self.authorize(user, target)
+        selected = request.query.get("fieldSelector")
+        self.authorize(user, named(target, selected) if selected else target)
         if not target.is_resource:
             return self._plain(target)
         resource = self.resources.of_path(target.group, target.version, target.resource)

@@ -134,9 +134,9 @@ def certificate_user(der: bytes) -> Certificate:
         return Certificate(None, 1.0, 0.0)
     user = None
     if names and names[-1]:
-        print_ = hashlib.sha256(der).hexdigest()
+        fingerprint = hashlib.sha256(der).hexdigest()
         user = known(User(names[-1], tuple(groups), uids[0] if uids else "",
-                          {CREDENTIAL: (f"X509SHA256={print_}",)}))
+                          {CREDENTIAL: (f"X509SHA256={fingerprint}",)}))
     return Certificate(user, read.not_valid_before_utc.timestamp(),
                        read.not_valid_after_utc.timestamp())
 

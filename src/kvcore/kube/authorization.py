@@ -16,11 +16,13 @@ responsewriters (errors.go), kubernetes registry/rbac. May not know: HTTP, how t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from kvcore.kube import status
 from kvcore.kube.caching import Feed
 from kvcore.kube.call import Call, Object
+from kvcore.kube.meta import name_problem
 from kvcore.kube.rbac import (
     GROUP,
     Grants,
@@ -34,8 +36,9 @@ from kvcore.kube.rbac import (
 )
 from kvcore.kube.request import Target, User
 from kvcore.kube.resources import Resource, Resources
+from kvcore.kube.selectors import Selector, parse_fields
 
-__all__ = ["Authorizer", "Decision", "check_escalation", "denied", "policy_of"]
+__all__ = ["Authorizer", "Decision", "check_escalation", "denied", "named", "policy_of"]
 
 MASTERS = "system:masters"
 MODES = ("AlwaysAllow", "AlwaysDeny", "RBAC")
@@ -107,6 +110,22 @@ class Authorizer:
             return found, []
         grants: Grants = self.policy.grants(user, namespace)
         return found + [rule for rule, _ in grants.rules], grants.errors
+
+
+def named(target: Target, field_selector: str) -> Target:
+    """A list or watch of one object, `fieldSelector=metadata.name=x`, counts as one of this name:
+    so rules with resourceNames may allow it.
+
+    >>> named(Target("list", "", "api", "", "v1", "pods"), "metadata.name=x").name
+    'x'
+    """
+    if target.name or target.verb not in ("list", "watch"):
+        return target
+    try:
+        found = Selector(fields=parse_fields(field_selector)).field_equal("metadata.name")
+    except ValueError:
+        return target                         # the verb refuses it
+    return replace(target, name=found) if found and name_problem(found, "path") is None else target
 
 
 # --- refusals -------------------------------------------------------------------------------------
