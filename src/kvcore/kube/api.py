@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -27,6 +27,7 @@ from kvcore import Store
 from kvcore.errors import ClosedError, NoSpaceError, RequestTooLargeError
 from kvcore.kube import meta, status
 from kvcore.kube.admission import Chain
+from kvcore.kube.authorization import named
 from kvcore.kube.caching import Policy
 from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.changing import patch, update
@@ -40,9 +41,13 @@ from kvcore.kube.metrics import CONTENT_TYPE, Metrics, render
 from kvcore.kube.reading import get, list_objects
 from kvcore.kube.request import ADMIN, ANONYMOUS, Answer, Request, Target, User, parse_target
 from kvcore.kube.resources import Resource, Resources
+from kvcore.kube.reviews import KINDS, REVIEWS
 from kvcore.kube.storage import EventLease, ObjectStore
 from kvcore.kube.subresources import SUBRESOURCES, bind
 from kvcore.kube.watching import watch
+
+if TYPE_CHECKING:
+    from kvcore.kube.security import Security
 
 __all__ = ["Api"]
 
@@ -86,6 +91,9 @@ class Api:
         self.admission = admission or Chain(observe=self.metrics.of_admission)
         self.clock, self.now = clock, now
         self.housekeeping = Housekeeping(self, ca) if housekeeping else None
+        for review in KINDS:
+            self.resources.add(review)
+        self.security: Security | None = None          # set by kvcore.kube.security.secure
         self.authenticate: Callable[[Request], User] = lambda request: ANONYMOUS
         self.authorize: Callable[[User, Target], None] = lambda user, target: None
 
@@ -121,7 +129,8 @@ class Api:
 
     async def _serve(self, request: Request, target: Target, warnings: Texts) -> Answer:
         user = request.user or self.authenticate(request)
-        self.authorize(user, target)
+        selected = request.query.get("fieldSelector")
+        self.authorize(user, named(target, selected) if selected else target)
         if not target.is_resource:
             return self._plain(target)
         resource = self.resources.of_path(target.group, target.version, target.resource)
@@ -146,7 +155,14 @@ class Api:
         elif target.namespace and not (resource.kind == "Namespace"
                                        and target.name == target.namespace):
             raise status.no_such_path()
-        if target.subresource:
+        review = REVIEWS.get((resource.qualified, target.subresource))
+        if review is not None:
+            whole = not target.subresource
+            if (target.verb != "create" or whole and target.name
+                    or resource.namespaced and not target.namespace):
+                raise status.method_not_allowed()
+            verb: Verb | None = review
+        elif target.subresource:
             verbs = SUBRESOURCES.get(target.subresource)
             if verbs is None or target.subresource not in resource.subresources:
                 raise status.no_such_path()

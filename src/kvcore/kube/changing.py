@@ -37,6 +37,7 @@ import orjson
 from kvcore import KeyValue
 from kvcore.kube import create as creating
 from kvcore.kube import meta, status, views
+from kvcore.kube.authorization import check_escalation
 from kvcore.kube.call import Call, Object
 from kvcore.kube.codec import canonical, json_of, object_of, with_version
 from kvcore.kube.create import (
@@ -194,6 +195,7 @@ def prepare(change: Change) -> None:
 
 def validate(change: Change) -> None:
     """The whole object beside the stored one; of parts that controllers write, the metadata."""
+    check_escalation(change.call)
     check = validate_status if change.call.subresource in PARTS else validate_update
     check(change.call, change.old)
 

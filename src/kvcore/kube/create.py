@@ -8,7 +8,7 @@
     default         what upstream's defaulting fills in
     mutate          mutating admission; name and namespace stay
     prepare         uid, creationTimestamp, name from generateName, status, generation
-    validate        names, required and unknown fields, the kind's own rules
+    validate        roles and bindings grant only what their writer holds; names, the kind's rules
     admit           validating admission
     encode          storage codec: bytes that say how they are written
     store           key; put if absent, in one transaction; tried again (storage.py)
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from kvcore.kube import meta, status, strategy
+from kvcore.kube.authorization import check_escalation
 from kvcore.kube.call import Call, Object
 from kvcore.kube.codec import json_of, object_of, with_version
 from kvcore.kube.decode import _json_type as json_type
@@ -154,6 +155,7 @@ def prepare(call: Call) -> None:
 
 
 def validate(call: Call) -> None:
+    check_escalation(call)
     validate_create(call)
     meta.check_segment(call.name)
 
