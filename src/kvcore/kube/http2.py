@@ -1,0 +1,538 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP/2: one task a stream, answers written together.
+
+    bytes ─> frames ──HEADERS, DATA──> Stream ──complete──> task: handle ─> HEADERS, DATA
+                    └─WINDOW_UPDATE──> who waits for room goes on
+
+The protocol is small enough to be here whole (frames.py, this file, and `hpack` for header blocks);
+docs/kube.md says what that saves and how it is proven. What is not here: priorities (allowed to be
+ignored), server push, trailers (read and dropped).
+
+Named invariants:
+1. **order of bytes**: everything goes through `_out` in the order it was decided, and is written
+   at the end of the loop's turn, or at once when only one stream is there.
+2. **windows**: what is sent never passes the peer's windows; `_window` and `Stream.window` are
+   what may still be sent.
+3. **a stream is in `_streams` exactly as long as its answer is not over.**
+Thread safety: the event loop's thread. May not know: Kubernetes, but for Request, Answer, Status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from hpack import Decoder
+from hpack.exceptions import HPACKError
+
+from kvcore.kube import frames, status
+from kvcore.kube.frames import Fatal, Reset, frame, header_block, parse_headers
+from kvcore.kube.request import Answer, Request
+from kvcore.kube.wire import FOREVER, Connection, Hub, close_chunks, squeeze
+
+__all__ = ["Http2"]
+
+RECEIVE_WINDOW = 16 << 20        # of the connection; given back a MiB at a time
+GIVE_BACK = 1 << 20
+CONTROL_A_TICK = 5000            # frames that ask for work and carry none: more is an attack
+TURN_BYTES = 1 << 18             # of one answer, before others may write theirs
+
+
+class Stream:
+    """A request on its way in, then its answer on its way out."""
+
+    __slots__ = ("id", "method", "url", "headers", "parts", "size", "length", "window", "complete",
+                 "task", "wake", "deadline", "streaming", "ending", "answered")
+
+    def __init__(self, id: int, method: str, url: str, headers: dict[str, str],
+                 window: int) -> None:
+        self.id, self.method, self.url, self.headers = id, method, url, headers
+        self.parts: list[bytes] = []
+        self.size = 0                             # of the body so far
+        self.length = -1                          # what content-length says
+        self.window = window                      # what may be sent to the peer
+        self.complete = False                     # the peer has said END_STREAM
+        self.task: asyncio.Task[None] | None = None
+        self.wake: asyncio.Future[None] | None = None
+        self.deadline = FOREVER
+        self.streaming = self.ending = self.answered = False
+
+
+class Http2(Connection):
+    """One connection."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(hub)
+        self._rest = b""
+        self._preface = False
+        self._decoder = Decoder(max_header_list_size=4 * self.limits.header_bytes)
+        self._streams: dict[int, Stream] = {}
+        self._last = 0                            # the newest stream's id
+        self._block: tuple[int, int, bytes] | None = None     # id, flags, what came of its headers
+        self._window = frames.DEFAULT_WINDOW
+        self._first_window = frames.DEFAULT_WINDOW
+        self._frame = frames.DEFAULT_FRAME
+        self._received = self._held = self._control = 0
+        self._out: list[bytes] = []
+        self._flushing = self._over = self._partial = False
+        self._announce = frames.TABLE_SIZE_ZERO
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        limits = self.limits
+        self._out += (
+            frames.settings(((frames.MAX_CONCURRENT_STREAMS, limits.streams),
+                             (frames.INITIAL_WINDOW_SIZE, limits.body_bytes + GIVE_BACK),
+                             (frames.MAX_HEADER_LIST_SIZE, limits.header_bytes))),
+            frame(frames.WINDOW_UPDATE, 0, 0,
+                  (RECEIVE_WINDOW - frames.DEFAULT_WINDOW).to_bytes(4, "big")))
+        self._flush()
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._out and not self.lost:
+            data, self._out = b"".join(self._out), []
+            self.transport.write(data)
+
+    def _soon(self) -> None:
+        """Write at the end of this turn, together with what others have; at once for one alone."""
+        if len(self._streams) <= 1:
+            self._flush()
+        elif not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush)
+
+    def _close(self, code: int, why: str = "") -> None:
+        """GOAWAY, and no more."""
+        if not self._over:
+            self._over = True
+            self._out.append(frame(frames.GOAWAY, 0, 0, self._last.to_bytes(4, "big")
+                                   + code.to_bytes(4, "big") + why.encode()))
+            self._flush()
+            self.transport.close()
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
+        if self._rest:
+            data = self._rest + data
+        try:
+            at = self._read(data)
+        except Fatal as error:
+            self._rest = b""
+            return self._close(error.code, str(error))
+        self._rest = data[at:] if at < len(data) else b""
+        if self._block is None and not self._rest:
+            self._partial = False
+            self.deadline = (FOREVER if self._streams
+                             else self.loop.time() + self.limits.idle_seconds)
+        elif not self._partial or (at and self._block is None):
+            self._partial = True
+            self.deadline = self.loop.time() + self.limits.header_seconds
+        if self._out and not self._flushing:
+            self._flush()
+
+    def _read(self, data: bytes) -> int:
+        """Whole frames of the data. Returns: how many bytes they were. Errors: Fatal."""
+        at, size = 0, len(data)
+        if not self._preface:
+            if not frames.PREFACE.startswith(data[:24]):
+                raise Fatal(frames.PROTOCOL_ERROR, "no HTTP/2 preface")
+            if size < 24:
+                return 0
+            at, self._preface = 24, True
+        while size - at >= 9:
+            length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
+            if length > frames.DEFAULT_FRAME:
+                raise Fatal(frames.FRAME_SIZE_ERROR, "a frame is too long")
+            end = at + 9 + length
+            if end > size:
+                break
+            kind, flags = data[at + 3], data[at + 4]
+            stream = int.from_bytes(data[at + 5:at + 9], "big") & 0x7FFFFFFF
+            payload, at = data[at + 9:end], end
+            if self._block is not None and kind != frames.CONTINUATION:
+                raise Fatal(frames.PROTOCOL_ERROR, "a header block is not finished")
+            if kind > frames.CONTINUATION:        # of an extension
+                self._cost()
+                continue
+            try:
+                READERS[kind](self, flags, stream, payload)
+            except Reset as reset:
+                self._reset(reset.stream, reset.code)
+            if self._over:
+                return size
+        return at
+
+    def _cost(self) -> None:
+        """Counts frames that make work without a request; too many within a tick end it."""
+        self._control += 1
+        if self._control > CONTROL_A_TICK:
+            raise Fatal(frames.ENHANCE_YOUR_CALM, "too many control frames")
+
+    def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
+        if not stream % 2:
+            raise Fatal(frames.PROTOCOL_ERROR, "no client's stream")
+        payload = frames.unpadded(flags, payload)
+        if flags & frames.WITH_PRIORITY:
+            if len(payload) < 5:
+                raise Fatal(frames.FRAME_SIZE_ERROR, "HEADERS is too short")
+            if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream:
+                flags |= 0x100                    # depends on itself: refused once decoded
+            payload = payload[5:]
+        if flags & frames.END_HEADERS:
+            self._headers(stream, flags, payload)
+        else:
+            self._block = (stream, flags, payload)
+
+    def _on_continuation(self, flags: int, stream: int, payload: bytes) -> None:
+        if self._block is None or self._block[0] != stream:
+            raise Fatal(frames.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        self._cost()
+        _, first, block = self._block
+        block += payload
+        if len(block) > 2 * self.limits.header_bytes:
+            raise Fatal(frames.ENHANCE_YOUR_CALM, "the headers are too large")
+        self._block = None if flags & frames.END_HEADERS else (stream, first, block)
+        if flags & frames.END_HEADERS:
+            self._headers(stream, first, block)
+
+    def _headers(self, id: int, flags: int, block: bytes) -> None:
+        """A whole header block: a new stream, or the trailers of one."""
+        try:
+            fields = list(self._decoder.decode(block, raw=True))
+        except HPACKError as error:               # its table is not the peer's any more
+            raise Fatal(frames.COMPRESSION_ERROR, str(error)) from None
+        stream = self._streams.get(id)
+        if id <= self._last:
+            if stream is None or stream.complete:
+                raise Fatal(frames.STREAM_CLOSED, "HEADERS on a closed stream")
+            if stream.answered:
+                return
+            if not flags & frames.END_STREAM or any(name[:1] == b":" for name, _ in fields):
+                raise Reset(id, frames.PROTOCOL_ERROR)
+            return self._end(stream)
+        self._last = id
+        if flags & 0x100:
+            raise Reset(id, frames.PROTOCOL_ERROR)
+        if len(self._streams) >= self.limits.streams or self.hub.closing:
+            raise Reset(id, frames.REFUSED_STREAM)
+        stream = Stream(id, *parse_headers(id, fields), self._first_window)
+        if sum(len(name) + len(value) for name, value in fields) > self.limits.header_bytes:
+            self._streams[id] = stream
+            return self._refuse(stream, Answer(431, b"", "text/plain"))
+        if "content-length" in stream.headers:
+            text = stream.headers["content-length"]
+            if not (text.isascii() and text.isdigit()):
+                raise Reset(id, frames.PROTOCOL_ERROR)
+            stream.length = int(text)
+        self._streams[id] = stream
+        if flags & frames.END_STREAM:
+            self._end(stream)
+        elif stream.length > self.limits.body_bytes:
+            self._refuse(stream, self._too_large())
+        else:
+            stream.deadline = self.loop.time() + self.limits.body_seconds
+
+    def _too_large(self) -> Answer:
+        return Answer(413, status.too_large(self.limits.body_bytes).body())
+
+    def _on_data(self, flags: int, id: int, payload: bytes) -> None:
+        size = len(payload)
+        self._received += size
+        if self._received >= GIVE_BACK:
+            self._out.append(frame(frames.WINDOW_UPDATE, 0, 0, self._received.to_bytes(4, "big")))
+            self._received = 0
+        stream = self._streams.get(id)
+        if stream is None or stream.complete or stream.answered:
+            if not id or id > self._last:
+                raise Fatal(frames.PROTOCOL_ERROR, "DATA of no stream")
+            self._cost()
+            if stream is not None and stream.answered and not stream.complete:
+                return                            # refused: what is under way is thrown away
+            raise Reset(id, frames.STREAM_CLOSED)
+        if not size and not flags & frames.END_STREAM:
+            self._cost()
+        payload = frames.unpadded(flags, payload)
+        stream.size += size
+        self._held += size
+        if stream.size > self.limits.body_bytes:
+            return self._refuse(stream, self._too_large())
+        if self._held > self.limits.held_bytes:
+            raise Fatal(frames.ENHANCE_YOUR_CALM, "too many unfinished bodies")
+        if payload:
+            stream.parts.append(payload)
+        if flags & frames.END_STREAM:
+            self._end(stream)
+
+    def _end(self, stream: Stream) -> None:
+        """The request is whole."""
+        stream.complete, stream.deadline = True, FOREVER
+        body = stream.parts[0] if len(stream.parts) == 1 else b"".join(stream.parts)
+        self._let_go(stream)
+        if stream.length >= 0 and stream.length != len(body):
+            raise Reset(stream.id, frames.PROTOCOL_ERROR)
+        request = Request.of(stream.method, stream.url, headers=stream.headers, body=body,
+                             certificate=self.certificate)
+        stream.task = self.loop.create_task(self._answer(stream, request))
+
+    def _let_go(self, stream: Stream) -> None:
+        self._held -= stream.size
+        stream.parts, stream.size = [], 0
+
+    def _on_priority(self, flags: int, stream: int, payload: bytes) -> None:
+        self._cost()
+        if not stream:
+            raise Fatal(frames.PROTOCOL_ERROR, "PRIORITY of no stream")
+        if len(payload) != 5:
+            raise Reset(stream, frames.FRAME_SIZE_ERROR)
+        if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream:
+            raise Reset(stream, frames.PROTOCOL_ERROR)
+
+    def _on_rst_stream(self, flags: int, stream: int, payload: bytes) -> None:
+        self._cost()
+        if len(payload) != 4:
+            raise Fatal(frames.FRAME_SIZE_ERROR, "RST_STREAM of a strange length")
+        if not stream or stream > self._last:
+            raise Fatal(frames.PROTOCOL_ERROR, "RST_STREAM of no stream")
+        self._drop(stream)
+
+    def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
+        self._cost()
+        if stream:
+            raise Fatal(frames.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if flags & frames.ACK:
+            if payload:
+                raise Fatal(frames.FRAME_SIZE_ERROR, "SETTINGS are acknowledged with a payload")
+            return
+        for name, value in frames.read_settings(payload):
+            if name == frames.INITIAL_WINDOW_SIZE:
+                for one in self._streams.values():
+                    one.window += value - self._first_window
+                    if one.window > frames.LARGEST_WINDOW:
+                        raise Fatal(frames.FLOW_CONTROL_ERROR, "a window is too large")
+                self._first_window = value
+                self._room()
+            elif name == frames.MAX_FRAME_SIZE:
+                self._frame = value
+        self._out.append(frame(frames.SETTINGS, frames.ACK, 0))
+
+    def _on_push_promise(self, flags: int, stream: int, payload: bytes) -> None:
+        raise Fatal(frames.PROTOCOL_ERROR, "a client cannot push")
+
+    def _on_ping(self, flags: int, stream: int, payload: bytes) -> None:
+        self._cost()
+        if stream:
+            raise Fatal(frames.PROTOCOL_ERROR, "PING of a stream")
+        if len(payload) != 8:
+            raise Fatal(frames.FRAME_SIZE_ERROR, "PING of a strange length")
+        if not flags & frames.ACK:
+            self._out.append(frame(frames.PING, frames.ACK, 0, payload))
+
+    def _on_goaway(self, flags: int, stream: int, payload: bytes) -> None:
+        self._cost()
+        if stream:
+            raise Fatal(frames.PROTOCOL_ERROR, "GOAWAY of a stream")
+
+    def _on_window_update(self, flags: int, id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise Fatal(frames.FRAME_SIZE_ERROR, "WINDOW_UPDATE of a strange length")
+        more = int.from_bytes(payload, "big") & 0x7FFFFFFF
+        if not id:
+            self._window += more
+            if not more or self._window > frames.LARGEST_WINDOW:
+                raise Fatal(frames.FLOW_CONTROL_ERROR if more else frames.PROTOCOL_ERROR,
+                            "a window grows by nothing or too much")
+            return self._room()
+        if id > self._last:
+            raise Fatal(frames.PROTOCOL_ERROR, "WINDOW_UPDATE of no stream")
+        stream = self._streams.get(id)
+        if not more:
+            raise Reset(id, frames.PROTOCOL_ERROR)
+        if stream is None:
+            return self._cost()
+        stream.window += more
+        if stream.window > frames.LARGEST_WINDOW:
+            raise Reset(id, frames.FLOW_CONTROL_ERROR)
+        _wake(stream)
+
+    def _room(self) -> None:
+        for stream in self._streams.values():
+            if stream.wake is not None:
+                _wake(stream)
+
+    # --- answering -------------------------------------------------------------------------------
+
+    async def _answer(self, stream: Stream, request: Request) -> None:
+        """The task of a stream: from the whole request to the answer's last frame."""
+        try:
+            answer = await self.hub.handle(request)
+            if answer.chunks is not None:
+                await self._stream(stream, request, answer, answer.chunks)
+            else:
+                await squeeze(request, answer)
+                size = len(answer.body)
+                if request.method == "HEAD":
+                    answer.body = b""
+                self._head(stream, answer, size)
+                await self._data(stream, answer.body, last=True)
+            self._streams.pop(stream.id, None)
+        except Exception as error:
+            self._reset(stream.id, frames.INTERNAL_ERROR)
+            self.loop.call_exception_handler({"message": "an HTTP/2 stream failed",
+                                              "exception": error})
+        self._soon()
+        if not self._streams:
+            self._quiet()
+
+    def _quiet(self) -> None:
+        """No stream is left: wait for the next, or go."""
+        self.deadline = self.loop.time() + self.limits.idle_seconds
+        if self.hub.closing:
+            self._close(frames.NO_ERROR)
+
+    def _refuse(self, stream: Stream, answer: Answer) -> None:
+        """Answers a request that is not whole, and will not be read."""
+        stream.answered, stream.deadline = True, FOREVER
+        self._let_go(stream)
+
+        async def ready() -> None:
+            self._head(stream, answer, len(answer.body))
+            await self._data(stream, answer.body, last=True)
+            self._out.append(frame(frames.RST_STREAM, 0, stream.id, bytes(4)))
+            self._drop(stream.id, cancel=False)
+            self._soon()
+
+        stream.task = self.loop.create_task(ready())
+
+    def _head(self, stream: Stream, answer: Answer, length: int) -> None:
+        block = header_block(answer.code, answer.content_type, answer.headers, length)
+        if self._announce:
+            block, self._announce = self._announce + block, b""
+        size, id, flag = len(block), stream.id, frames.END_HEADERS
+        if size > self._frame:
+            self._out.append(frame(frames.HEADERS, 0, id, block[:self._frame]))
+            at = self._frame
+            while size - at > self._frame:
+                self._out.append(frame(frames.CONTINUATION, 0, id, block[at:at + self._frame]))
+                at += self._frame
+            self._out.append(frame(frames.CONTINUATION, flag, id, block[at:]))
+        else:
+            self._out.append(frame(frames.HEADERS, flag, id, block))
+
+    async def _data(self, stream: Stream, body: bytes, *, last: bool) -> None:
+        """All of it, as the windows allow. `last`: END_STREAM behind it."""
+        if self._paused:
+            await self.drained()
+        size, at, turn = len(body), 0, 0
+        while True:
+            room = min(size - at, self._frame, self._window, stream.window)
+            if room <= 0 and at < size:
+                self._flush()
+                await self._more(stream)
+                continue
+            end = at + room
+            flag = frames.END_STREAM if last and end == size else 0
+            if size or last:
+                self._out.append(frame(frames.DATA, flag, stream.id,
+                                       body if room == size else body[at:end]))
+            self._window -= room
+            stream.window -= room
+            at, turn = end, turn + room
+            if at >= size:
+                break
+            if turn >= TURN_BYTES:
+                turn = 0
+                self._flush()
+                if self._paused:
+                    await self.drained()
+        if self._paused:
+            await self.drained()
+
+    async def _more(self, stream: Stream) -> None:
+        """Until the peer's windows may have room for this stream."""
+        stream.deadline = self.loop.time() + self.limits.write_seconds
+        stream.wake = self.loop.create_future()
+        try:
+            await stream.wake
+        finally:
+            stream.wake, stream.deadline = None, FOREVER
+
+    async def _stream(self, stream: Stream, request: Request, answer: Answer,
+                      chunks: AsyncIterator[bytes]) -> None:
+        """Chunk after chunk, each flushed."""
+        try:
+            self._head(stream, answer, -1)
+            if request.method != "HEAD":
+                stream.streaming = True
+                async for chunk in chunks:
+                    await self._data(stream, chunk, last=False)
+                    self._soon()
+                    if self.hub.closing:
+                        break
+        except asyncio.CancelledError:
+            if not stream.ending:
+                raise
+        finally:
+            stream.streaming = False
+            await close_chunks(chunks)
+        self._out.append(frame(frames.DATA, frames.END_STREAM, stream.id))
+
+    # --- ends ------------------------------------------------------------------------------------
+
+    def _reset(self, stream: int, code: int) -> None:
+        self._out.append(frame(frames.RST_STREAM, 0, stream, code.to_bytes(4, "big")))
+        self._drop(stream)
+
+    def _drop(self, id: int, *, cancel: bool = True) -> None:
+        """Forget a stream; who works on its answer is stopped."""
+        stream = self._streams.pop(id, None)
+        if stream is None:
+            return
+        self._let_go(stream)
+        if cancel and stream.task is not None:
+            stream.task.cancel()
+        if not self._streams and not self.lost:
+            self._quiet()
+
+    def left(self) -> None:
+        self._over = True
+        for id in tuple(self._streams):
+            self._drop(id)
+
+    def tick(self, now: float) -> None:
+        super().tick(now)
+        self._control = 0
+        for stream in [s for s in self._streams.values() if now > s.deadline]:
+            if stream.complete:
+                self.hub.closed_slow += 1
+            self._reset(stream.id, frames.CANCEL)
+        if self._out:
+            self._flush()
+
+    def expire(self) -> None:
+        self._close(frames.NO_ERROR)
+
+    def wind_up(self) -> None:
+        if not self._streams:
+            return self._close(frames.NO_ERROR)
+        self._out.append(frame(frames.GOAWAY, 0, 0, self._last.to_bytes(4, "big") + bytes(4)))
+        for stream in self._streams.values():
+            if stream.streaming and stream.task is not None:
+                stream.ending = True
+                stream.task.cancel()
+        self._flush()
+
+
+def _wake(stream: Stream) -> None:
+    if stream.wake is not None and not stream.wake.done():
+        stream.wake.set_result(None)
+
+
+READERS: tuple[Callable[[Http2, int, int, bytes], None], ...] = (
+    Http2._on_data, Http2._on_headers, Http2._on_priority, Http2._on_rst_stream,
+    Http2._on_settings, Http2._on_push_promise, Http2._on_ping, Http2._on_goaway,
+    Http2._on_window_update, Http2._on_continuation)
