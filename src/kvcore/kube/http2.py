@@ -22,11 +22,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from hpack import Decoder
-from hpack.exceptions import HPACKError
-
 from kvcore.kube import frames, status
-from kvcore.kube.frames import Fatal, Reset, frame, header_block, parse_headers
+from kvcore.kube.frames import Fatal, HeaderReader, Reset, frame, header_block, parse_headers
 from kvcore.kube.request import Answer, Request
 from kvcore.kube.wire import FOREVER, Connection, Hub, close_chunks, squeeze
 
@@ -65,7 +62,7 @@ class Http2(Connection):
         super().__init__(hub)
         self._rest = b""
         self._preface = False
-        self._decoder = Decoder(max_header_list_size=4 * self.limits.header_bytes)
+        self._reader = HeaderReader(self.limits.header_bytes)
         self._streams: dict[int, Stream] = {}
         self._last = 0                            # the newest stream's id
         self._block: tuple[int, int, bytes] | None = None     # id, flags, what came of its headers
@@ -202,10 +199,7 @@ class Http2(Connection):
 
     def _headers(self, id: int, flags: int, block: bytes) -> None:
         """A whole header block: a new stream, or the trailers of one."""
-        try:
-            fields = list(self._decoder.decode(block, raw=True))
-        except HPACKError as error:               # its table is not the peer's any more
-            raise Fatal(frames.COMPRESSION_ERROR, str(error)) from None
+        fields, size = self._reader.fields(block)
         stream = self._streams.get(id)
         if id <= self._last:
             if stream is None or stream.complete:
@@ -221,7 +215,7 @@ class Http2(Connection):
         if len(self._streams) >= self.limits.streams or self.hub.closing:
             raise Reset(id, frames.REFUSED_STREAM)
         stream = Stream(id, *parse_headers(id, fields), self._first_window)
-        if sum(len(name) + len(value) for name, value in fields) > self.limits.header_bytes:
+        if size > self.limits.header_bytes:
             self._streams[id] = stream
             return self._refuse(stream, Answer(431, b"", "text/plain"))
         if "content-length" in stream.headers:
