@@ -17,17 +17,25 @@ from collections import deque
 from collections.abc import AsyncIterator
 from functools import lru_cache
 from http import HTTPStatus
+from typing import Literal
 
 import httptools
 
 from kvcore.kube import status
 from kvcore.kube.request import Answer, Request
-from kvcore.kube.wire import FOREVER, Connection, Hub, clean, close_chunks, squeeze
+from kvcore.kube.wire import (
+    FOREVER,
+    LINGER_SECONDS,
+    Connection,
+    Hub,
+    clean,
+    close_chunks,
+    squeeze,
+)
 
 __all__ = ["Http1"]
 
 PIPELINED = 16                   # requests read ahead of the one being answered
-LINGER_SECONDS = 2.0             # what comes behind a refusal is read so long, and thrown away
 
 
 class _TooLarge(Exception):
@@ -44,7 +52,8 @@ class Http1(Connection):
         self._task: asyncio.Task[None] | None = None
         self._streaming = self._ending = False
         self._deaf = False                    # nothing more is read as HTTP
-        self._in_head, self._head_bytes = True, 0
+        self._at: Literal["between", "head", "body"] = "between"     # which part is read
+        self._head_bytes = 0
         self._url = b""
         self._headers: dict[str, str] = {}
         self._parts: list[bytes] = []
@@ -63,21 +72,24 @@ class Http1(Connection):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:   # the request counts, what follows it does not
             self._deaf = True
+            if self._queue:
+                item, _, chunked = self._queue.pop()
+                self._queue.append((item, False, chunked))
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, _TooLarge):
                 raise
-            self._refuse(_too_large(self.limits.body_bytes, in_head=self._in_head))
+            self._refuse(_too_large(self.limits.body_bytes, in_head=self._at == "head"))
         except httptools.HttpParserError:
             self._refuse(plain(400))
         else:
-            if self._in_head:                 # a header without an end, which has no callback
+            if self._at == "head":            # a header without an end, which has no callback
                 self._head_bytes += len(data)
                 if self._head_bytes > self.limits.header_bytes:
                     self._refuse(plain(431))
 
     def on_message_begin(self) -> None:
         self._url, self._headers, self._parts = b"", {}, []
-        self._in_head, self._head_bytes, self._body_bytes = True, 0, 0
+        self._at, self._head_bytes, self._body_bytes = "head", 0, 0
         self.deadline = self.loop.time() + self.limits.header_seconds
 
     def on_url(self, url: bytes) -> None:
@@ -94,7 +106,7 @@ class Http1(Connection):
         self._headers[key] = text if known is None else f"{known}, {text}"
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._at = "body"
         self.deadline = self.loop.time() + self.limits.body_seconds
         length = self._headers.get("content-length", "")
         if length.isdigit() and int(length) > self.limits.body_bytes:
@@ -109,7 +121,7 @@ class Http1(Connection):
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._at = "between"
         self.deadline = FOREVER
         parser = self._parser
         try:
@@ -158,15 +170,12 @@ class Http1(Connection):
                     self.transport.resume_reading()
         finally:
             self._task = None
-        if keep:
-            if self._in_head and not self._head_bytes:
-                self.deadline = self.loop.time() + self.limits.idle_seconds
-            if self.hub.closing:
-                self.transport.close()
-        elif self._deaf:
+        if self._deaf:
             self.deadline = self.loop.time() + LINGER_SECONDS
-        else:
+        elif not keep or self.hub.closing:
             self.transport.close()
+        elif self._at == "between":
+            self.deadline = self.loop.time() + self.limits.idle_seconds
 
     async def _send(self, request: Request, answer: Answer, keep: bool) -> None:
         body = answer.body

@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator, Callable
 from kvcore.kube import frames, status
 from kvcore.kube.frames import Fatal, HeaderReader, Reset, frame, header_block, parse_headers
 from kvcore.kube.request import Answer, Request
-from kvcore.kube.wire import FOREVER, Connection, Hub, close_chunks, squeeze
+from kvcore.kube.wire import FOREVER, LINGER_SECONDS, Connection, Hub, close_chunks, squeeze
 
 __all__ = ["Http2"]
 
@@ -101,13 +101,19 @@ class Http2(Connection):
             self.loop.call_soon(self._flush)
 
     def _close(self, code: int, why: str = "") -> None:
-        """GOAWAY, and no more."""
+        """GOAWAY, and no more. After an error what still comes is thrown away for a moment: closed
+        at once, the connection would be reset before its peer has read why."""
         if not self._over:
             self._over = True
             self._out.append(frame(frames.GOAWAY, 0, 0, self._last.to_bytes(4, "big")
                                    + code.to_bytes(4, "big") + why.encode()))
             self._flush()
-            self.transport.close()
+            if code == frames.NO_ERROR:
+                self.transport.close()
+            else:
+                for id in tuple(self._streams):
+                    self._drop(id)
+                self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -511,6 +517,8 @@ class Http2(Connection):
         self._close(frames.NO_ERROR)
 
     def wind_up(self) -> None:
+        if self._over:
+            return self.transport.close()
         if not self._streams:
             return self._close(frames.NO_ERROR)
         self._out.append(frame(frames.GOAWAY, 0, 0, self._last.to_bytes(4, "big") + bytes(4)))

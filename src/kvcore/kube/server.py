@@ -56,6 +56,7 @@ class LoopThread:
         self.failed: BaseException | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._told = False                             # to stop, perhaps before there is a loop
         self.on_end: Callable[[], None] = lambda: None
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -72,6 +73,8 @@ class LoopThread:
         loop = self.loop = new_loop()
         try:
             self._stop = asyncio.Event()
+            if self._told:
+                self._stop.set()
             loop.run_until_complete(self._main(self._stop))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
@@ -86,6 +89,7 @@ class LoopThread:
 
     def stop(self) -> None:
         """Tell it; idempotent. Does not wait."""
+        self._told = True
         if self.loop is not None and self._stop is not None:
             try:
                 self.loop.call_soon_threadsafe(self._stop.set)
@@ -175,8 +179,8 @@ class Server:
             for number in range(options.replicas):
                 replica = Replica(number, self.store, options, context, address)
                 replica.on_end = lambda replica=replica: self._left(replica)  # type: ignore[misc]
-                self.port = replica.start()
                 self.replicas.append(replica)
+                self.port = replica.start()
             if not alone:
                 self._front = Front(options, self.replicas)
                 self._front.on_end = self._ended.set
@@ -200,7 +204,7 @@ class Server:
         if self._closed:
             return
         self._closed = True
-        threads: list[LoopThread] = [*self.replicas]
+        threads: list[LoopThread] = [r for r in self.replicas if r.thread.ident is not None]
         for thread in threads:
             thread.stop()
         for thread in threads:

@@ -29,6 +29,7 @@ from kvcore.kube.request import Answer, Request
 __all__ = ["Connection", "Door", "Hub", "Limits"]
 
 FOREVER = float("inf")
+LINGER_SECONDS = 1.0             # what comes behind a refusal is read so long, and thrown away
 GZIP_FROM = 128 * 1024           # upstream's; smaller answers cost more than they save
 GZIP_LEVEL = 1                   # upstream's too
 
