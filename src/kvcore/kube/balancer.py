@@ -27,12 +27,12 @@ class Pipe(asyncio.Protocol):
 
     def __init__(self, balancer: Balancer | None = None, other: Pipe | None = None) -> None:
         self._balancer, self.other = balancer, other
-        self.gone = False
+        self._early: list[bytes] = []                 # what came before there was a replica
+        self.gone = self.ended = False                # closed; has said that nothing more comes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         if self._balancer is not None:                # a client: find it a replica first
-            self.transport.pause_reading()
             self._balancer.accepted(self)
 
     def join(self, other: Pipe) -> None:
@@ -40,16 +40,27 @@ class Pipe(asyncio.Protocol):
         self.other = other
         if self.gone:
             other.transport.close()
-        else:
+            return
+        other.transport.writelines(self._early)
+        if self.ended:
+            other.transport.write_eof()
+        if self._early:
+            self._early = []
             self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None:
             self.other.transport.write(data)
+        else:                                         # loops differ in whether a pause made in
+            self._early.append(data)                  # connection_made holds: so it is made here
+            self.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """Half a close passes through, too."""
-        if self.other is None or self.other.gone:
+        """Half a close passes through, too; the second half ends both."""
+        self.ended = True
+        if self.other is None:
+            return True
+        if self.other.gone or self.other.ended:
             return False
         if self.other.transport.can_write_eof():
             self.other.transport.write_eof()

@@ -224,6 +224,9 @@ class Http1(Connection):
         if self._task is not None:
             self._task.cancel()
 
+    def working(self) -> bool:
+        return self._task is not None
+
     def expire(self) -> None:
         """Too slow a header or body, an idle connection, or a refusal read by now."""
         if self._task is None:

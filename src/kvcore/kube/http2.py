@@ -513,6 +513,9 @@ class Http2(Connection):
         if self._out:
             self._flush()
 
+    def working(self) -> bool:
+        return bool(self._streams)
+
     def expire(self) -> None:
         self._close(frames.NO_ERROR)
 

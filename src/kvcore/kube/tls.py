@@ -175,7 +175,7 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
 
 def issue_ca(now: datetime) -> Issued:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("kvcore-ca")
+    name = _name(f"kvcore-ca {os.urandom(4).hex()}")    # lists of revoked ones name it
     builder = (_builder(name, name, key, now, CA_LIFE)
                .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
                .add_extension(_usage(signs=True), critical=True))
@@ -260,8 +260,12 @@ def server_context(pki: Pki, *, client_ca: bytes = b"", client_crl: bytes = b"")
     Args: client_ca: PEM of further CAs. client_crl: PEM of revocation lists; then each CA that
     signed a client's certificate must have one in it (ours has an empty one if it has none).
     No session tickets: a resumed session would not look at the list.
-    Errors: ssl.SSLError for what is no PEM.
+    Errors: ValueError for what is no PEM of the kind.
     """
+    if client_ca:
+        x509.load_pem_x509_certificates(client_ca)
+    if client_crl and not x509_crls(client_crl):
+        raise ValueError("there is no revocation list in the file")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_OPTIONAL

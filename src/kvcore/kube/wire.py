@@ -30,6 +30,7 @@ __all__ = ["Connection", "Door", "Hub", "Limits"]
 
 FOREVER = float("inf")
 LINGER_SECONDS = 1.0             # what comes behind a refusal is read so long, and thrown away
+STOP_STEP = 0.005                # seconds between looks at who is still busy
 GZIP_FROM = 128 * 1024           # upstream's; smaller answers cost more than they save
 GZIP_LEVEL = 1                   # upstream's too
 
@@ -64,7 +65,6 @@ class Hub:
         self.connections: set[Connection] = set()
         self.closing = False
         self.closed_slow = 0                   # connections and streams cut off for not reading
-        self._empty: asyncio.Future[None] | None = None
 
     def door(self) -> Door:
         """A protocol for a new connection: create_server's factory."""
@@ -81,22 +81,19 @@ class Hub:
 
     def forget(self, connection: Connection) -> None:
         self.connections.discard(connection)
-        if self._empty is not None and not self.connections and not self._empty.done():
-            self._empty.set_result(None)
 
     async def stop(self) -> None:
         """End watches, finish what is in flight, close; abort what is left after the grace."""
         self.closing = True
         for connection in tuple(self.connections):
             connection.wind_up()
-        if self.connections:
-            self._empty = asyncio.get_running_loop().create_future()
-            try:
-                await asyncio.wait_for(self._empty, self.limits.grace_seconds)
-            except asyncio.TimeoutError:
-                for connection in tuple(self.connections):
-                    connection.transport.abort()
-                await asyncio.sleep(0)         # connection_lost comes in the next turn
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.limits.grace_seconds
+        while any(c.busy() for c in self.connections) and loop.time() < end:
+            await asyncio.sleep(STOP_STEP)
+        for connection in tuple(self.connections):
+            connection.transport.abort()       # many wait only for their client's goodbye
+        await asyncio.sleep(0)                 # connection_lost comes in the next turn
 
 
 class Connection(asyncio.Protocol):
@@ -170,6 +167,10 @@ class Connection(asyncio.Protocol):
             self.deadline = FOREVER
             self.expire()
 
+    def busy(self) -> bool:
+        """Whether something is worked on or not yet written."""
+        return self.working() or self.transport.get_write_buffer_size() > 0
+
     # --- what a protocol adds --------------------------------------------------------------------
 
     def opened(self) -> None:
@@ -178,6 +179,10 @@ class Connection(asyncio.Protocol):
 
     def left(self) -> None:
         """The client is gone: end what is done for it."""
+        raise NotImplementedError
+
+    def working(self) -> bool:
+        """Whether an answer is owed."""
         raise NotImplementedError
 
     def expire(self) -> None:
