@@ -20,7 +20,15 @@ from kvcore.kube.frames import Fatal, HeaderReader, Reset, header_block, parse_h
 from kvcore.kube.request import Answer, Request
 
 PREFACE = frames.PREFACE + frames.settings(())
-REQUEST = Encoder().encode([(":method", "GET"), (":scheme", "https"), (":path", "/raw")])
+
+
+def asking(path: str) -> bytes:
+    """The header block of a GET, without use of the dynamic table."""
+    return Encoder().encode([(":method", "GET", True), (":scheme", "https", True),
+                             (":path", path, True)])
+
+
+REQUEST = asking("/raw")
 
 
 def test_a_request_and_its_answer() -> None:
@@ -208,8 +216,7 @@ def test_the_end_says_goodbye_finishes_and_ends_watches() -> None:
         return await events.handle(request)
 
     with Wire(handle) as wire, wire.connect("h2") as sock:
-        sock.sendall(PREFACE + headers_frame(1, Encoder().encode([*FIELDS[:2], (":path", "/watch")]))
-                     + headers_frame(3, Encoder().encode([*FIELDS[:2], (":path", "/slow")])))
+        sock.sendall(PREFACE + headers_frame(1, asking("/watch")) + headers_frame(3, asking("/slow")))
         assert events.started.wait(PATIENCE) and entered.wait(PATIENCE)
         wire.stop()
         assert events.closed.wait(PATIENCE)
@@ -339,13 +346,12 @@ def test_a_content_length_that_is_wrong(length: str) -> None:
 def test_more_streams_than_allowed_are_refused() -> None:
     events = Events()
     with Wire(events.handle, streams=1) as wire, wire.connect("h2") as sock:
-        sock.sendall(PREFACE + headers_frame(1, Encoder().encode(
-            [(":method", "GET"), (":scheme", "https"), (":path", "/watch")])) + headers_frame(3))
+        sock.sendall(PREFACE + headers_frame(1, asking("/watch")) + headers_frame(3))
         found = b""
         wanted = frames.frame(frames.RST_STREAM, 0, 3, struct.pack(">I", frames.REFUSED_STREAM))
         while wanted not in found:
             found += sock.recv(65536)
-        assert len(wire.seen) == 1
+        assert events.started.wait(PATIENCE) and len(wire.seen) == 1
 
 
 def test_large_headers() -> None:

@@ -2,7 +2,7 @@
 """The Kubernetes API server's path over a kvcore store.
 
     with kvcore.kube.serve(store) as api:
-        print(api.url, api.kubeconfig)
+        api.url, api.kubeconfig
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from hpack import Decoder
-from hpack.exceptions import HPACKError
+from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from kvcore.kube.wire import clean
 
@@ -126,6 +126,8 @@ class HeaderReader:
         try:
             fields = [(bytes(name), bytes(value))
                       for name, value in self._decoder.decode(block, raw=True)]
+        except OversizedHeaderListError:
+            raise Fatal(ENHANCE_YOUR_CALM, "the headers are too large") from None
         except HPACKError as error:
             raise Fatal(COMPRESSION_ERROR, str(error)) from None
         found = fields, sum(len(name) + len(value) for name, value in fields)

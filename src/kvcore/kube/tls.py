@@ -143,7 +143,7 @@ class Pki:
         return signed.public_bytes(serialization.Encoding.PEM)
 
 
-# --- making ----------------------------------------------------------------------------------------
+# --- making ---------------------------------------------------------------------------------------
 
 def all_names(names: Iterable[str]) -> list[str]:
     """NAMES, this host's name, and those given; no wildcard addresses, none twice."""
@@ -232,7 +232,7 @@ def _found(stem: Path, now: datetime, ca: Issued | None = None) -> Issued | None
     return issued
 
 
-# --- files -----------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 def write_whole(path: Path, data: bytes, mode: int) -> None:
     """Replaces a file in one step; nobody sees half of it, nor it with another mode."""
@@ -252,7 +252,7 @@ def write_private(path: Path, data: bytes) -> None:
     write_whole(path, data, 0o600)
 
 
-# --- contexts --------------------------------------------------------------------------------------
+# --- contexts -------------------------------------------------------------------------------------
 
 def server_context(pki: Pki, *, client_ca: bytes = b"", client_crl: bytes = b"") -> ssl.SSLContext:
     """TLS 1.2 and later; a client may bring a certificate of our CA or of `client_ca`.
