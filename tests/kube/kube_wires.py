@@ -139,6 +139,7 @@ class Flood:
 
     def __init__(self, chunk: bytes = b"x" * 65536) -> None:
         self.chunk, self.closed = chunk, threading.Event()
+        self.said = 0                             # chunks
 
     async def handle(self, request: Request) -> Answer:
         return (Answer(200, chunks=self._lines()) if request.path == "/watch"
@@ -147,6 +148,7 @@ class Flood:
     async def _lines(self) -> AsyncIterator[bytes]:
         try:
             while True:
+                self.said += 1
                 yield self.chunk
                 await asyncio.sleep(0)
         finally:

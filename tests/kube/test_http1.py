@@ -8,7 +8,7 @@ import json
 import threading
 
 import pytest
-from kube_wires import PATIENCE, Events, Flood, Wire, answer_of, at_end, echo, get, pki
+from kube_wires import H2, PATIENCE, Events, Flood, Wire, answer_of, at_end, echo, get, pki
 
 from kvcore.kube.request import Answer, Request
 from kvcore.kube.wire import Limits, accepts_gzip
@@ -153,10 +153,11 @@ def test_a_watch_is_flushed_at_once_and_ends() -> None:
         assert get(sock)[0] == 200
 
 
-def test_an_old_client_watches_until_the_connection_ends() -> None:
+@pytest.mark.parametrize("header", [b"", b"Connection: keep-alive\r\n"])
+def test_an_old_client_watches_until_the_connection_ends(header: bytes) -> None:
     events = Events()
     with Wire(events.handle) as wire, wire.connect() as sock:
-        sock.sendall(b"GET /watch HTTP/1.0\r\n\r\n")
+        sock.sendall(b"GET /watch HTTP/1.0\r\n%b\r\n" % header)
         answer = answer_of(sock)
         assert answer.headers["Transfer-Encoding"] is None
         events.push(b"line\n")
@@ -183,6 +184,23 @@ def test_a_client_that_stops_reading_is_cut_off_and_nobody_waits() -> None:
                 assert get(good)[0] == 200
             assert wire.hub.closed_slow == 1 and at_end(stuck)
             assert get(good)[0] == 200
+
+
+@pytest.mark.parametrize("protocol", ["http/1.1", "h2"])
+def test_what_nobody_reads_is_not_made(protocol: str) -> None:
+    """A watch makes a chunk a turn of the loop, or none while its client does not read."""
+    flood = Flood(b"x" * (1 << 20))
+    with Wire(flood.handle) as wire, wire.connect() as good:
+        with wire.connect(protocol, receive_buffer=4096) as stuck:
+            if protocol == "h2":
+                client = H2(stuck, first_window=1 << 30)
+                client.conn.increment_flow_control_window(1 << 30)
+                client.ask("/watch")
+            else:
+                stuck.sendall(b"GET /watch HTTP/1.1\r\n\r\n")
+            for _ in range(200):
+                assert get(good)[0] == 200
+            assert 0 < flood.said < 50
 
 
 def test_an_answer_that_nobody_reads_is_cut_off() -> None:
@@ -265,7 +283,8 @@ def test_a_value_cannot_end_its_header() -> None:
 def test_an_upgrade_is_not_taken() -> None:
     with Wire() as wire, wire.connect() as sock:
         sock.sendall(b"GET /exec HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nxx")
-        assert answer_of(sock).status == 200
+        answer = answer_of(sock)
+        assert answer.status == 200 and answer.headers["Connection"] == "close"
         assert at_end(sock)
 
 

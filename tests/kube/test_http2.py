@@ -163,22 +163,50 @@ def test_windows_are_kept() -> None:
         assert [len(client.answer(id)[1]) for id in ids] == [300_000] * 3
 
 
+def test_the_window_of_the_connection_is_kept() -> None:
+    async def large(request: Request) -> Answer:
+        return Answer(200, bytes(300_000))
+
+    with Wire(large) as wire, wire.connect("h2") as sock:
+        client = H2(sock, first_window=1 << 20)
+        ids = [client.ask("/") for _ in range(3)]
+        assert [len(client.answer(id)[1]) for id in ids] == [300_000] * 3
+
+
 def test_a_window_that_shrinks_below_nothing() -> None:
     flood = Flood(b"x" * 1000)
     with Wire(flood.handle) as wire, wire.connect("h2") as sock:
-        client = H2(sock)
+        client = H2(sock, first_window=40_000)
+        client.conn.increment_flow_control_window(1 << 20)
         client.give_back = False
         id = client.ask("/watch")
-        client.until(lambda: len(client.data(id)) > 30_000)
+        client.until(lambda: len(client.data(id)) == 40_000)
         client.conn.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 100})
         client.flush()
-        client.until(lambda: any(isinstance(e, h2.events.SettingsAcknowledged)
-                                 for e in client.events[2:]))
-        client.conn.increment_flow_control_window(70_000, id)
-        client.conn.increment_flow_control_window(70_000)
+        client.until(lambda: any(isinstance(e, h2.events.SettingsAcknowledged) and any(
+            c.new_value == 100 for c in e.changed_settings.values()) for e in client.events))
+        client.conn.increment_flow_control_window(50_000, id)     # of -39,900
         client.flush()
-        before = len(client.data(id))
-        client.until(lambda: len(client.data(id)) > before)
+        client.until(lambda: len(client.data(id)) >= 50_100)
+        assert client.answer(client.ask("/beside"))[0] == "200"
+        assert len(client.data(id)) == 50_100
+
+
+def test_a_setting_that_gives_room() -> None:
+    with Wire() as wire, wire.connect("h2") as sock:
+        client = H2(sock, first_window=0)
+        id = client.ask("/")
+        client.until(lambda: client.of(id, h2.events.ResponseReceived))
+        client.conn.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1000})
+        client.flush()
+        assert json.loads(client.answer(id)[1])[1] == "/"
+
+
+def test_a_body_announced_too_large_is_not_waited_for() -> None:
+    with Wire(body_bytes=1000) as wire, wire.connect("h2") as sock:
+        client = H2(sock)
+        id = client.ask("/", method="POST", headers=(("content-length", "1001"),), end=False)
+        assert client.answer(id)[0] == "413" and wire.seen == []
 
 
 def test_a_stream_that_is_not_read_is_reset_and_nobody_waits() -> None:
@@ -216,7 +244,8 @@ def test_the_end_says_goodbye_finishes_and_ends_watches() -> None:
         return await events.handle(request)
 
     with Wire(handle) as wire, wire.connect("h2") as sock:
-        sock.sendall(PREFACE + headers_frame(1, asking("/watch")) + headers_frame(3, asking("/slow")))
+        sock.sendall(PREFACE + headers_frame(1, asking("/watch"))
+                     + headers_frame(3, asking("/slow")))
         assert events.started.wait(PATIENCE) and entered.wait(PATIENCE)
         wire.stop()
         assert events.closed.wait(PATIENCE)

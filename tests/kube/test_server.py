@@ -232,7 +232,7 @@ def test_the_certificate_passes_through() -> None:
     with kvcore.open() as store, serve(store, replicas=2) as api, to(api) as sock:
         seen = []
         for replica in api.replicas:
-            replica.api.authenticate = lambda request: seen.append(request.certificate)  # type: ignore
+            replica.api.authenticate = lambda asked: seen.append(asked.certificate)  # type: ignore
         get(sock, "/healthz")
         assert seen and ssl.DER_cert_to_PEM_cert(seen[0]).encode() == api.pki.admin.pem
 
@@ -301,7 +301,8 @@ def test_the_command_ends_cleanly(tmp_path: Path, run: Run, number: int, code: i
     ["--watch-cache-sizes", "pods#many"], ["--authorization-mode", "ABAC"],
     ["--enable-admission-plugins", "NoSuchPlugin"], ["--disable-admission-plugins", "NoSuchPlugin"],
     ["--default-watch-cache-size", "-1"], ["--client-ca-file", "nowhere.pem"],
-    ["--client-crl-file", "nowhere.pem"], ["--token-auth-file", "nowhere.csv"], ["--anonymous-auth", "perhaps"], ["--what"]])
+    ["--client-crl-file", "nowhere.pem"], ["--token-auth-file", "nowhere.csv"],
+    ["--anonymous-auth", "perhaps"], ["--what"]])
 def test_usage(run: Run, arguments: list[str]) -> None:
     code, out, err = run("apiserver", "--secure-port", 0, *arguments)
     assert (code, out) == (2, "") and err and "Traceback" not in err
