@@ -169,8 +169,18 @@ def test_the_window_of_the_connection_is_kept() -> None:
 
     with Wire(large) as wire, wire.connect("h2") as sock:
         client = H2(sock, first_window=1 << 20)
+        client.give_back = False
         ids = [client.ask("/") for _ in range(3)]
-        assert [len(client.answer(id)[1]) for id in ids] == [300_000] * 3
+        for more, allowed in ((0, 65_535), (1000, 66_535), (1 << 20, 900_000)):
+            if more:
+                client.conn.increment_flow_control_window(more)
+                client.flush()
+            client.until(lambda allowed=allowed: sum(map(len, map(client.data, ids))) >= allowed)
+            client.conn.ping(b"12345678")
+            client.flush()
+            client.until(lambda: client.events.pop() if isinstance(
+                client.events[-1], h2.events.PingAckReceived) else None)
+            assert sum(map(len, map(client.data, ids))) == allowed
 
 
 def test_a_window_that_shrinks_below_nothing() -> None:
