@@ -2,7 +2,7 @@
 """Load on a Kubernetes API server by h2load: creates, gets, pages, over HTTP/2 and HTTP/1.1.
 
     python -m bench.kube_load --pod pod.json                    starts `kvcore apiserver` itself
-    python -m bench.kube_load --pod pod.json --server URL --cert admin.crt --key admin.key
+    python -m bench.kube_load --pod pod.json --server URL --token TOKEN
     ... --against create/1=185 --against page/16=20             adds a column: ours over theirs
 
 Each figure is the median of `--rounds`, with the fdatasync rate of the data directory's disk taken
@@ -37,15 +37,15 @@ def main() -> int:
     if shutil.which("h2load") is None:
         sys.exit("h2load is not installed (package nghttp2-client)")
     against = dict(item.split("=") for item in args.against)
-    with server(args) as (url, curl, context, directory):
-        fill(url, context, args.pod, args.objects)
-        name = some_name(url, context)
+    with server(args) as (url, context, directory):
+        fill(url, context, args)
+        name = some_name(url, context, args.token)
         print(f"{'question':<16}{'protocol':<10}{'per second':>12}{'min':>9}{'max':>9}"
               f"{'mean ms':>9}{'ratio':>8}")
         for what in args.only.split(","):
             for streams in args.streams:
                 for protocol in ("h2", "h1"):
-                    runs = [once(curl, url, what, name, streams, protocol, args)
+                    runs = [once(url, what, name, streams, protocol, args)
                             for _ in range(args.rounds)]
                     rates = [rate for rate, _ in runs]
                     rate = statistics.median(rates)
@@ -62,8 +62,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     top.add_argument("--pod", required=True, metavar="FILE", help="JSON of a pod, generateName")
     top.add_argument("--server", metavar="URL", help="a server that runs (default: our own)")
-    top.add_argument("--cert", metavar="FILE", help="the client certificate for --server")
-    top.add_argument("--key", metavar="FILE", help="its key")
+    top.add_argument("--token", help="a bearer token for it: h2load has no client certificate")
     top.add_argument("--data-dir", metavar="DIR", help="of our own server (default: temporary)")
     top.add_argument("--objects", type=int, default=6000, help="pods there are (default 6,000)")
     top.add_argument("--streams", type=int, nargs="+", default=[1, 16, 100])
@@ -77,16 +76,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def server(args: argparse.Namespace) -> Iterator[tuple[str, list[str], ssl.SSLContext, str]]:
-    """URL, options of curl-like clients, TLS for Python, and a directory on the store's disk."""
+def server(args: argparse.Namespace) -> Iterator[tuple[str, ssl.SSLContext, str]]:
+    """URL, TLS for Python, and a directory on the store's disk."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with tempfile.TemporaryDirectory(prefix="kvcore-load-", dir=args.data_dir) as directory:
         if args.server:
-            own = ["--cert", args.cert, "--key", args.key] if args.cert else []
-            if args.cert:
-                context.load_cert_chain(args.cert, args.key)
-            yield args.server, own, context, directory
+            yield args.server, context, directory
             return
         process = subprocess.Popen(
             [sys.executable, "-m", "kvcore", "apiserver", "--data-dir", f"{directory}/store",
@@ -94,9 +90,7 @@ def server(args: argparse.Namespace) -> Iterator[tuple[str, list[str], ssl.SSLCo
         try:
             assert process.stdout is not None
             ready = json.loads(process.stdout.readline())
-            pki = Path(directory, "store", "pki")
-            context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-            yield ready["url"], [], context, directory
+            yield ready["url"], context, directory
             print(f"ready after {ready['seconds'] * 1000:.0f} ms, "
                   f"{resident(process.pid):,.0f} MB resident")
         finally:
@@ -109,34 +103,41 @@ def resident(pid: int) -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
-def fetch(url: str, context: ssl.SSLContext, body: bytes | None = None) -> dict:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+def said(token: str | None) -> list[str]:
+    return ["-H", f"authorization: Bearer {token}"] if token else []
+
+
+def fetch(url: str, context: ssl.SSLContext, token: str | None) -> dict:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(url, None, headers)
     with urllib.request.urlopen(request, context=context) as answer:
         return json.load(answer)
 
 
-def fill(url: str, context: ssl.SSLContext, pod: str, wanted: int) -> None:
+def fill(url: str, context: ssl.SSLContext, args: argparse.Namespace) -> None:
     """Enough pods for pages."""
-    page = fetch(f"{url}{PODS}?limit=1", context)
+    page = fetch(f"{url}{PODS}?limit=1", context, args.token)
     there = len(page["items"]) + page["metadata"].get("remainingItemCount", 0)
-    if there < wanted:
-        subprocess.run(["h2load", "-c1", "-m16", "-n", str(wanted - there), "-d", pod, "-H",
-                        "content-type: application/json", url + PODS], check=True,
+    if there < args.objects:
+        subprocess.run(["h2load", "-c1", "-m16", "-n", str(args.objects - there), "-d", args.pod,
+                        "-H", "content-type: application/json", *said(args.token), url + PODS],
+                       check=True,
                        stdout=subprocess.DEVNULL)
 
 
-def some_name(url: str, context: ssl.SSLContext) -> str:
-    return fetch(f"{url}{PODS}?limit=1", context)["items"][0]["metadata"]["name"]
+def some_name(url: str, context: ssl.SSLContext, token: str | None) -> str:
+    return fetch(f"{url}{PODS}?limit=1", context, token)["items"][0]["metadata"]["name"]
 
 
-def once(own: list[str], url: str, what: str, name: str, streams: int, protocol: str,
+def once(url: str, what: str, name: str, streams: int, protocol: str,
          args: argparse.Namespace) -> tuple[float, float]:
     """One run: requests per second, mean milliseconds. Every answer must be a success."""
     count = max(args.requests // 10 if what == "page" else args.requests, streams)
     how = (["-c1", f"-m{streams}"] if protocol == "h2" else ["--h1", f"-c{streams}", "-m1"])
     target = {"create": ["-d", args.pod, "-H", "content-type: application/json", url + PODS],
               "get": [f"{url}{PODS}/{name}"], "page": [f"{url}{PODS}?limit=500"]}[what]
-    out = subprocess.run(["h2load", *how, "-n", str(count), *own, *target], check=True,
+    out = subprocess.run(["h2load", *how, "-n", str(count),
+                          *said(args.token), *target], check=True,
                          capture_output=True, text=True).stdout
     succeeded = re.search(r"(\d+) succeeded", out)
     if succeeded is None or int(succeeded[1]) != count:
