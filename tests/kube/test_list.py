@@ -14,7 +14,7 @@ import yaml
 from cache_world import PODS, Kube, StillLoop, kube, names, run, stored, turns
 
 import kvcore
-from kvcore.kube.options import write_token
+from kvcore.kube.list_options import write_token
 
 NAMESPACED = "/api/v1/namespaces/default/pods"
 

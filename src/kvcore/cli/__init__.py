@@ -13,6 +13,7 @@ May not know: the engine's modules; it uses the library as anybody does.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
@@ -20,7 +21,6 @@ from collections.abc import Sequence
 from types import FrameType
 
 import kvcore
-from kvcore.cli import backup, check, compact, demo, dump, status, transfer
 from kvcore.cli.output import (
     CANNOT_OPEN,
     INTERRUPTED,
@@ -34,30 +34,35 @@ from kvcore.cli.output import (
 
 __all__ = ["main", "parser"]
 
-COMMANDS = (demo, check, compact, dump, transfer, backup, status)
+# command -> its module, in the order of the help; only the one that is called is loaded
+COMMANDS = {"demo": "demo", "check": "check", "compact": "compact", "dump": "dump",
+            "export": "transfer", "import": "transfer", "backup": "backup", "restore": "backup",
+            "status": "status", "apiserver": "apiserver"}
 
 
 class Terminated(BaseException):
     """SIGTERM arrived: unwinds like Ctrl-C, so that stores are closed."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The argument parser with all sub-commands."""
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The argument parser with all sub-commands. Args: only: the one whose arguments are read."""
     top = argparse.ArgumentParser(
         prog="kvcore", description="An embedded, durable MVCC store with etcd's data model.",
         epilog="exit codes: 0 fine, 1 a problem was found, 2 usage, 3 cannot open or read, "
                "130 Ctrl-C")
     top.add_argument("--version", action="version", version=f"kvcore {kvcore.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add(commands)
+    names = (COMMANDS[only],) if only in COMMANDS else dict.fromkeys(COMMANDS.values())
+    for name in names:
+        importlib.import_module(f"kvcore.cli.{name}").add(commands)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one sub-command; returns the exit code."""
     try:
-        args = parser().parse_args(arguments)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        args = parser(given[0] if given else None).parse_args(given)
     except SystemExit as end:                # argparse has said why
         return int(end.code or 0)
     previous = signal.signal(signal.SIGTERM, _terminate)

@@ -1,221 +1,131 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the query of a list or a watch asks for, what may not stand together, and continue tokens.
+"""What a server can be told, by keyword or on the command line, and the Api built from it.
 
-    query ──ListOptions.of──> selector, limit, continue, version and its match, initial events
-    token: base64url of {"v":"meta.k8s.io/v1","rv":N,"start":"<rest of the key>\\u0000"}
+    kvcore apiserver --flags ──> Options ──build_api──> Api   (one a replica)
+    serve(store, keyword=...) ──────^
 
-A token holds what follows the prefix of the list it came from, so it cannot lead out of the list
-it is given to, whatever it says.
-Sources: apimachinery meta/internalversion (defaults, validation), apiserver storage/continue.go,
-storage/interfaces.go. May not know: the store.
+`PARTS` is the table of what is made from options: each a function of Options that gives one
+argument or attribute of the Api. Names that nothing is built for are refused, not ignored.
+Thread safety: values only; `build_api` in the thread of the loop that the Api belongs to.
 """
 
 from __future__ import annotations
 
-import base64
-import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-import orjson
+from kvcore import Store
+from kvcore.kube.admission.plugins import build_chain
+from kvcore.kube.api import Api
+from kvcore.kube.codec import CODECS
+from kvcore.kube.security import MODES, secure
+from kvcore.kube.tokens import ISSUER
+from kvcore.kube.wire import Limits
 
-from kvcore.kube import status
-from kvcore.kube.call import Call
-from kvcore.kube.request import is_true
-from kvcore.kube.selectors import Selector, parse_selector, quoted
-from kvcore.kube.status import Cause
+__all__ = ["OptionError", "Options", "build_api"]
 
-__all__ = ["ListOptions", "parse_version", "read_token", "write_token"]
-
-EXACT, NOT_OLDER = "Exact", "NotOlderThan"
-NEWEST = (1 << 63) - 1           # versions are 64 bits upstream; beyond it nothing will ever be
-OF_LIST = "invalid resource version: "
-TOKEN_VERSION = "meta.k8s.io/v1"
+KEY_LAYOUTS = ("grouped", "kubernetes")
 
 
-@dataclass(slots=True)
-class ListOptions:
-    """`initial`: sendInitialEvents; None: not given. `name`: of the one object that is asked for,
-    by the path or by metadata.name."""
-
-    selector: Selector
-    name: str
-    limit: int
-    token: str
-    version: str
-    revision: int
-    match: str
-    initial: bool | None
-    bookmarks: bool
-    timeout: int
-
-    @classmethod
-    def of(cls, call: Call, *, watching: bool) -> ListOptions:
-        """Errors: 400 for what cannot be read, 422 for what may not stand together."""
-        query = call.request.query
-        get = query.get
-        selector = parse_selector(call.resource, get("labelSelector", ""),
-                                  get("fieldSelector", ""))
-        initial = is_true(query["sendInitialEvents"]) if "sendInitialEvents" in query else None
-        version, match = get("resourceVersion", ""), get("resourceVersionMatch", "")
-        if watching and initial is None and not match and version in ("", "0"):
-            initial, match = True, NOT_OLDER  # what a watch from nowhere always meant
-        options = cls(selector, "", _int64(get("limit", "")), get("continue", ""), version, 0,
-                      match, initial, is_true(get("allowWatchBookmarks")),
-                      _int64(get("timeoutSeconds", "")))
-        causes = _watch_causes(options) if watching else _list_causes(options)
-        if causes:
-            raise options_invalid(causes)
-        options.name = _name(call, selector)
-        options.revision = parse_version(version, "" if watching else OF_LIST)
-        return options
+class OptionError(ValueError):
+    """An option has a value that it cannot have; the message names the option."""
 
 
-def _name(call: Call, selector: Selector) -> str:
-    wanted = selector.field_equal("metadata.name")
-    if call.name and selector.fields and wanted != call.name:
-        raise status.bad_request("fieldSelector metadata.name doesn't match requested name")
-    return call.name or wanted or ""
+@dataclass(frozen=True)
+class Options:
+    """All options of a server. Sizes are events; files are read when the server starts."""
+
+    bind_address: str = "127.0.0.1"
+    secure_port: int = 0                        # 0: any free one
+    advertise_address: str = ""                 # the host in the URL; "": from bind_address
+    replicas: int = 1
+    pki_dir: Path | None = None                 # None: certificates in memory
+    client_ca_file: Path | None = None
+    client_crl_file: Path | None = None
+    storage_codec: str = "json"
+    key_layout: str = "grouped"
+    default_watch_cache_size: int = 100_000
+    watch_cache_sizes: dict[str, int] = field(default_factory=dict)
+    enable_admission_plugins: tuple[str, ...] = ()
+    disable_admission_plugins: tuple[str, ...] = ()
+    admission_control_config_file: Path | None = None
+    admission_plugins: tuple[Any, ...] = ()     # one's own: plugins, classes of them, functions
+    async_admission: bool = False               # see docs/kube.md for what it risks
+    token_auth_file: Path | None = None
+    authorization_mode: tuple[str, ...] = ("RBAC",)
+    anonymous_auth: bool = True
+    service_account_issuer: str = ISSUER
+    limits: Limits = field(default_factory=Limits)
+    api: dict[str, Any] = field(default_factory=dict)      # keywords of Api, over all of these
+
+    def check(self) -> None:
+        """Errors: OptionError."""
+        _one_of("--storage-codec", self.storage_codec, tuple(CODECS))
+        _one_of("--key-layout", self.key_layout, KEY_LAYOUTS)
+        for mode in self.authorization_mode or ("",):
+            _one_of("--authorization-mode", mode, tuple(MODES))
+        if not 0 <= self.secure_port < 65_536:
+            raise OptionError(f"--secure-port must be 0 to 65535, got {self.secure_port}")
+        if not 1 <= self.replicas <= 64:
+            raise OptionError(f"--replicas must be 1 to 64, got {self.replicas}")
+        if self.default_watch_cache_size < 0:
+            raise OptionError("--default-watch-cache-size cannot be negative")
+        for part in PARTS.values():
+            part(self)
+
+    @property
+    def host(self) -> str:
+        """The host of the URL that clients are given."""
+        if self.advertise_address:
+            return self.advertise_address
+        wild = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+        return wild.get(self.bind_address, self.bind_address)
 
 
-def _forbidden(field: str, why: str) -> Cause:
-    return Cause(field, "FieldValueForbidden", f"Forbidden: {why}")
+def _one_of(flag: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise OptionError(f"{flag} must be one of {', '.join(known)}, got {value!r}")
 
 
-def _unsupported(match: str, *known: str) -> Cause:
-    return Cause("resourceVersionMatch", "FieldValueNotSupported",
-                 f"Unsupported value: {quoted(match)}: supported values: "
-                 + ", ".join(map(quoted, known)))
+# --- parts: what a server is made of --------------------------------------------------------------
 
-
-WITH_CONTINUE = "resourceVersionMatch is forbidden when continue is provided"
-
-
-def _list_causes(options: ListOptions) -> list[Cause]:
-    causes, match, field = [], options.match, "resourceVersionMatch"
-    if match:
-        if not options.version:
-            causes.append(_forbidden(field, "resourceVersionMatch is forbidden unless "
-                                     "resourceVersion is provided"))
-        if options.token:
-            causes.append(_forbidden(field, WITH_CONTINUE))
-        if match not in (EXACT, NOT_OLDER):
-            causes.append(_unsupported(match, EXACT, NOT_OLDER, ""))
-        if match == EXACT and options.version == "0":
-            causes.append(_forbidden(field, 'resourceVersionMatch "exact" is forbidden for '
-                                     'resourceVersion "0"'))
-    if options.initial is not None:
-        causes.append(_forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"))
-    return causes
-
-
-def _watch_causes(options: ListOptions) -> list[Cause]:
-    causes, match, field = [], options.match, "resourceVersionMatch"
-    if options.initial is not None and match != NOT_OLDER:
-        causes.append(_forbidden(field, "sendInitialEvents requires setting resourceVersionMatch "
-                                 f"to {NOT_OLDER}"))
-    if match:
-        if options.initial is None:
-            causes.append(_forbidden(field, "resourceVersionMatch is forbidden for watch unless "
-                                     "sendInitialEvents is provided"))
-        if match != NOT_OLDER:
-            causes.append(_unsupported(match, NOT_OLDER))
-        if options.token:
-            causes.append(_forbidden(field, WITH_CONTINUE))
-    return causes
-
-
-def options_invalid(causes: list[Cause]) -> status.ApiError:
-    """422 about ListOptions, which no object is."""
-    said = list(dict.fromkeys(f"{cause.field}: {cause.message}" for cause in causes))
-    what = said[0] if len(said) == 1 else f"[{', '.join(said)}]"
-    return status.ApiError(
-        422, "Invalid", f'ListOptions.meta.k8s.io "" is invalid: {what}',
-        {"group": "meta.k8s.io", "kind": "ListOptions", "causes": [
-            {"reason": cause.reason, "message": cause.message, "field": cause.field}
-            for cause in causes]})
-
-
-def _int64(text: str) -> int:
-    """limit and timeoutSeconds; "" is 0. Errors: 400."""
-    if not text:
-        return 0
-    why = "invalid syntax"
-    if re.fullmatch(r"[+-]?[0-9]+", text):
-        why = "value out of range"
-        if len(text) < 30 and -(1 << 63) <= int(text) < 1 << 63:
-            return int(text)
-    raise status.bad_request(f"strconv.ParseInt: parsing {quoted(text)}: {why}")
-
-
-def parse_version(text: str, prefix: str = "") -> int:
-    """A resourceVersion as a number; 0 for "" and "0".
-
-    Args: prefix: what an error's text begins with: OF_LIST for a list. Errors: 400 (upstream: 500
-    for a get or a watch, with the same words).
-    """
-    if not text:
-        return 0
-    why = "invalid syntax"
-    if re.fullmatch(r"[0-9]+", text):
-        why = "value out of range"
-        if len(text) < 30 and int(text) < 1 << 64:
-            return min(int(text), NEWEST)
-    raise status.bad_request(f"{prefix}resourceVersion: Invalid value: {quoted(text)}: "
-                             f"strconv.ParseUint: parsing {quoted(text)}: {why}")
-
-
-# --- continue tokens ----------------------------------------------------------------------------
-
-NO_KEY = "continue key is not valid"
-
-
-def write_token(revision: int, rest: bytes) -> str:
-    """Args: rest: of the key to go on with, behind the list's prefix.
-
-    >>> write_token(7, b"web")
-    'eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6Nywic3RhcnQiOiJ3ZWIifQ'
-    """
-    text = orjson.dumps({"v": TOKEN_VERSION, "rv": revision, "start": rest.decode()})
-    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
-
-
-def read_token(token: str) -> tuple[int, bytes]:
-    """The revision and the rest of the key. Errors: 400.
-
-    >>> read_token(write_token(7, b"default/web\\0"))
-    (7, b'default/web\\x00')
-    """
-    said = _decoded(token)
-    version = said.get("v", "")
-    if version != TOKEN_VERSION:
-        raise _bad_token(f"{NO_KEY}: server does not recognize this encoded version {version}")
-    revision, start = said.get("rv", 0), said.get("start", "")
-    if type(revision) is not int or not isinstance(start, str):
-        raise _bad_token(f"{NO_KEY}: json: cannot unmarshal the token")
-    if not revision:
-        raise _bad_token(f"{NO_KEY}: incorrect encoded start resourceVersion (version "
-                         f"{TOKEN_VERSION})")
-    if not start:
-        raise _bad_token(f"{NO_KEY}: encoded start key empty (version {TOKEN_VERSION})")
-    rest = start.removeprefix("/")
-    if any(part in ("", ".", "..") for part in rest.split("/")):
-        raise _bad_token(f"{NO_KEY}: {start}")
-    return revision, rest.encode()
-
-
-def _decoded(token: str) -> dict[str, object]:
-    bad = re.search(r"[^-_A-Za-z0-9]", token)
-    if bad or len(token) % 4 == 1:
-        raise _bad_token(f"{NO_KEY}: illegal base64 data at input byte "
-                         f"{bad.start() if bad else len(token) - 1}")
+def _admission(options: Options) -> dict[str, Any]:
     try:
-        said = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except orjson.JSONDecodeError as error:
-        raise _bad_token(f"{NO_KEY}: {error}") from None
-    if not isinstance(said, dict):
-        raise _bad_token(f"{NO_KEY}: json: cannot unmarshal the token")
-    return said
+        return {"admission": build_chain(
+            options.enable_admission_plugins, options.disable_admission_plugins,
+            options.admission_control_config_file, plugins=options.admission_plugins,
+            async_admission=options.async_admission)}
+    except ValueError as error:
+        raise OptionError(str(error)) from error
 
 
-def _bad_token(why: str) -> status.ApiError:
-    return status.bad_request(f"invalid continue token: {why}")
+def _caches(options: Options) -> dict[str, Any]:
+    return {"capacity": options.default_watch_cache_size, "capacities": options.watch_cache_sizes}
+
+
+def _storage(options: Options) -> dict[str, Any]:
+    return {"storage_codec": options.storage_codec, "key_layout": options.key_layout}
+
+
+PARTS: dict[str, Callable[[Options], dict[str, Any]]] = {
+    "storage": _storage, "caches": _caches, "admission": _admission}
+
+
+def build_api(store: Store, options: Options, *, ca: bytes = b"",
+              service_account_key: bytes = b"") -> Api:
+    """An Api as the options say, with authentication and authorisation.
+
+    Args: ca: PEM, for every namespace's kube-root-ca.crt; service_account_key: PEM, signs tokens.
+    Errors: OptionError, and what a part's files raise.
+    """
+    keywords: dict[str, Any] = {"ca": ca.decode()}
+    for part in PARTS.values():
+        keywords |= part(options)
+    api = Api(store, **(keywords | options.api))
+    secure(api, authorization_mode=options.authorization_mode,
+           anonymous_auth=options.anonymous_auth, token_auth_file=options.token_auth_file,
+           service_account_key=(service_account_key,) if service_account_key else (),
+           service_account_issuer=options.service_account_issuer)
+    return api

@@ -23,8 +23,7 @@ from kvcore.kube import status
 from kvcore.kube.caching import Cacher, damage
 from kvcore.kube.call import Call
 from kvcore.kube.entry import Damaged, Entry, readable
-from kvcore.kube.negotiation import YAML, as_yaml, negotiate
-from kvcore.kube.options import (
+from kvcore.kube.list_options import (
     EXACT,
     NOT_OLDER,
     ListOptions,
@@ -32,6 +31,7 @@ from kvcore.kube.options import (
     read_token,
     write_token,
 )
+from kvcore.kube.negotiation import YAML, as_yaml, negotiate
 from kvcore.kube.request import Answer
 from kvcore.kube.selectors import Selector
 

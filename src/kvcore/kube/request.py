@@ -56,6 +56,14 @@ class Request:
                    **rest)
 
 
+def between(name: str) -> str:
+    """What stands between the values of a header that came more than once. Names of groups may
+    have commas in them."""
+    if name.startswith("impersonate-"):
+        return "\n"
+    return "; " if name == "cookie" else ", "
+
+
 @dataclass(slots=True)
 class Answer:
     """Status code, body and content type; `chunks`: instead of a body, sent as they come, each

@@ -32,8 +32,8 @@ from kvcore.kube import status
 from kvcore.kube.caching import Cacher
 from kvcore.kube.call import Call
 from kvcore.kube.entry import Change, event_line
+from kvcore.kube.list_options import ListOptions
 from kvcore.kube.negotiation import negotiate
-from kvcore.kube.options import ListOptions
 from kvcore.kube.request import Answer
 from kvcore.kube.watcher import Watcher
 
