@@ -295,7 +295,8 @@ def test_cache_sizes_refused(text: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["caching", "codec", "entry", "feed", "metrics",
-                                  "list_options", "negotiation", "selectable", "selectors", "watcher"])
+                                  "list_options", "negotiation", "selectable", "selectors",
+                                  "watcher"])
 def test_examples(name: str) -> None:
     """Those of the docstrings."""
     done = doctest.testmod(importlib.import_module(f"kvcore.kube.{name}"))

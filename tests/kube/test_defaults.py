@@ -128,10 +128,10 @@ def test_string_data_becomes_data(server: Server) -> None:
 
 
 def test_a_job_selects_its_own_pods(server: Server) -> None:
-    code, answer = server.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"},
-                                "spec": {"template": {"spec": {"restartPolicy": "Never",
-                                                               "containers": [
-                                                                   {"name": "a", "image": "b"}]}}}})
+    code, answer = server.create({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"},
+        "spec": {"template": {"spec": {"restartPolicy": "Never",
+                                       "containers": [{"name": "a", "image": "b"}]}}}})
     assert code == 201
     uid = answer["metadata"]["uid"]
     assert answer["spec"]["selector"] == {

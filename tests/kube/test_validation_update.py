@@ -68,7 +68,8 @@ def test_updates(server: Server, kind: str) -> None:
     olds: dict[int, Object] = {}
     for entry in UPDATES:
         if OBJECTS[entry["base"]]["kind"] == kind:
-            assert replayed(server, entry, olds) == entry["causes"], (entry["at"], entry.get("value"))
+            told = replayed(server, entry, olds)
+            assert told == entry["causes"], (entry["at"], entry.get("value"))
 
 
 @pytest.mark.parametrize("number", [i for i, obj in enumerate(OBJECTS)
@@ -99,7 +100,8 @@ POD: Object = {
     (lambda spec: spec["containers"][0].update(command=["x"]), ("FieldValueForbidden", "spec")),
     (lambda spec: spec.update(nodeSelector={"a": "b"}), ("FieldValueForbidden", "spec")),
 ])
-def test_what_of_a_pod_may_change(server: Server, change: Any, fault: tuple[str, str] | None) -> None:
+def test_what_of_a_pod_may_change(server: Server, change: Any,
+                                  fault: tuple[str, str] | None) -> None:
     code, old = server.create(POD)
     assert code == 201
     new = copy.deepcopy(old)
