@@ -360,7 +360,7 @@ async def bootstrap(api: Api) -> int:
                 writes.append(Put(key, api.codec.encode(obj)))
         if not writes:
             return 0
-        done = await api.store.submit(Txn(conditions, writes, []))
+        done = await api.objects.submit(Txn(conditions, writes, []))
         if done.succeeded:
             await api.feed.reach(done.revision, mine=True)
             return len(writes)

@@ -22,6 +22,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from kvcore import Compare, Delete, KeyValue, LeaseGrant, Put, Range, Store, Txn, TxnResult
 from kvcore.errors import OutcomeUnknownError, OutOfMemoryError, PoisonedError, StorageError
@@ -67,14 +68,23 @@ def transient(error: Exception) -> bool:
 
 
 class ObjectStore:
-    """See the module. `sleep`, `rng`: for tests."""
+    """See the module. `sleep`, `rng`: for tests. `in_flight`: operations that the store has not
+    answered yet; virtual time stands still for them."""
 
     def __init__(self, store: Store, retry: Retry | None = None, *,
                  sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
                  rng: random.Random | None = None) -> None:
         self.store, self.retry = store, retry or Retry()
-        self.retried = 0
+        self.retried = self.in_flight = 0
         self._sleep, self._rng = sleep, rng or random.Random()
+
+    async def submit(self, op: Any) -> Any:
+        """One operation of the store, with others in one sync. Errors: the store's."""
+        self.in_flight += 1
+        try:
+            return await self.store.submit(op)
+        finally:
+            self.in_flight -= 1
 
     async def create(self, key: bytes, stored: bytes, uid: str, lease: int = 0) -> int:
         """Put where nothing is. Returns: the revision. Errors: Exists, the store's."""
@@ -115,7 +125,7 @@ class ObjectStore:
         attempt = 0
         while True:
             try:
-                done: TxnResult = await self.store.submit(op)
+                done: TxnResult = await self.submit(op)
                 return done, attempt > 0
             except Exception as error:
                 await self._pause(error, attempt)

@@ -315,7 +315,7 @@ class ResourceQuota:
     async def _give_back(self, api: Api, namespace: str, returned: list[Inflight]) -> None:
         """Subtracts exactly what was counted: another server may have requests in flight, too."""
         try:
-            await api.store.submit(Txn([], [Range(self.quotas.prefix)], []))   # behind all writes
+            await api.objects.submit(Txn([], [Range(self.quotas.prefix)], []))   # behind all writes
             lost = [each for each in returned if not is_stored(api, each.call)]
             states = self._states(api, namespace)
             for _ in range(ATTEMPTS):

@@ -155,7 +155,7 @@ class QuotaStatus:
         api = self._api
         cacher = self._quotas.cacher(api)
         assert cacher is not None
-        await api.store.submit(Txn([], [Range(self._quotas.prefix)], []))   # behind all writes
+        await api.objects.submit(Txn([], [Range(self._quotas.prefix)], []))   # behind all writes
         await api.feed.reach(api.store.revision)
         written = []
         start = self._quotas.key(namespace, "")

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kvcore.sim: a cluster's clients do what they say, on virtual time and over HTTPS.
+
+Virtual time makes every wait a fact: what has not happened when nothing is in flight and the clock
+has passed does not happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+
+import kvcore
+import kvcore.sim
+from kvcore.kube import serve
+from kvcore.kube.api import Api
+from kvcore.kube.status import ApiError
+from kvcore.sim import Cluster, Informer, LocalClient, simulate, virtual_loop
+from kvcore.sim.client import MERGE_PATCH, HttpsClient, Lines
+from kvcore.sim.clock import VirtualLoop
+from kvcore.sim.cluster import in_flight, replica_set
+
+PODS = "/api/v1/namespaces/default/pods"
+SETS = "/apis/apps/v1/namespaces/default/replicasets"
+Object = dict[str, Any]
+
+
+class World:
+    """An Api on virtual time, and clusters over it."""
+
+    def __init__(self, loop: VirtualLoop, api: Api) -> None:
+        self.loop, self.api, self.client = loop, api, LocalClient(api)
+
+    @asynccontextmanager
+    async def cluster(self, nodes: int) -> AsyncIterator[Cluster]:
+        cluster = Cluster(self.client, nodes, now=self.loop.now)
+        await cluster.start()
+        try:
+            yield cluster
+        finally:
+            await cluster.stop()
+
+    async def pods(self) -> list[Object]:
+        found: list[Object] = (await self.client.request("GET", PODS))["items"]
+        return found
+
+
+def lives(life: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        with kvcore.open() as store:
+            api = Api(store, clock=loop.time, now=loop.now)
+            loop.busy = lambda: in_flight(api)
+            await api.start()
+            try:
+                await life(World(loop, api))
+            finally:
+                await api.stop()
+    virtual_loop(main)
+
+
+@pytest.mark.parametrize("name", ["", ".clock", ".cluster"])
+def test_examples(name: str) -> None:
+    module = __import__(f"kvcore.sim{name}", fromlist=["x"])
+    done = doctest.testmod(module)
+    assert (done.failed, done.attempted > 0) == (0, True)
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+def test_time_goes_from_timer_to_timer() -> None:
+    async def main(loop: VirtualLoop) -> list[tuple[str, float]]:
+        said: list[tuple[str, float]] = []
+
+        async def every(name: str, seconds: float) -> None:
+            while True:
+                await asyncio.sleep(seconds)
+                said.append((name, loop.time()))
+        tasks = [loop.create_task(every("a", 20)), loop.create_task(every("b", 30))]
+        await asyncio.sleep(65)
+        for task in tasks:
+            task.cancel()
+        return said
+    assert virtual_loop(main) == [("a", 20), ("b", 30), ("a", 40), ("b", 60), ("a", 60)]
+
+
+def test_time_stands_still_for_what_is_in_flight() -> None:
+    """A write that the store has not answered is waited for, however far the next timer is."""
+    async def main(loop: VirtualLoop) -> float:
+        with kvcore.open() as store:
+            pending = 1
+            loop.busy = lambda: pending > 0
+            timer = loop.create_task(asyncio.sleep(1))
+            for number in range(50):
+                await store.submit(kvcore.Put(b"/a", b"%d" % number))
+            before, pending = loop.time(), 0
+            await timer
+            assert loop.time() == 1
+            return before
+    assert virtual_loop(main) == 0
+
+
+def test_the_same_each_time() -> None:
+    first, second = (simulate(nodes=7, replicas=20, seconds=95) for _ in range(2))
+    assert first == second
+    assert (first.bound, first.running, first.failures) == (20, 20, 0)
+
+
+def test_an_hour_of_leases() -> None:
+    report = simulate(nodes=5, seconds=3601)
+    assert report.leases == 5 * 360 + 1 and report.failures == 0       # the first begins at 0
+
+
+# --- the parts ------------------------------------------------------------------------------------
+
+def test_a_replica_set_grows_and_shrinks() -> None:
+    async def life(world: World) -> None:
+        async with world.cluster(3) as cluster:
+            await world.client.request("POST", SETS, replica_set("web", 9))
+            await asyncio.sleep(5)
+            pods = await world.pods()
+            assert [p["status"]["phase"] for p in pods] == ["Running"] * 9
+            assert sorted(p["spec"]["nodeName"] for p in pods) == [
+                f"node-{n}" for n in (0, 0, 0, 1, 1, 1, 2, 2, 2)]
+            found = await world.client.request("GET", f"{SETS}/web")
+            assert found["status"]["readyReplicas"] == 9
+            for wanted in (2, 4):
+                await world.client.request("PATCH", f"{SETS}/web", {"spec": {"replicas": wanted}},
+                                           MERGE_PATCH)
+                await asyncio.sleep(60)
+                assert len(await world.pods()) == wanted
+            assert cluster.controller.deleted == sum(k.removed for k in cluster.kubelets) == 7
+            report = cluster.report(0, 0)
+            assert (report.created, report.bound, report.failures) == (11, 11, 0)
+    lives(life)
+
+
+def test_pods_that_go_are_made_again() -> None:
+    async def life(world: World) -> None:
+        async with world.cluster(2):
+            await world.client.request("POST", SETS, replica_set("web", 3))
+            await asyncio.sleep(5)
+            before = {p["metadata"]["name"] for p in await world.pods()}
+            for name in before:
+                await world.client.request("DELETE", f"{PODS}/{name}")
+            await asyncio.sleep(60)
+            after = {p["metadata"]["name"] for p in await world.pods()}
+            assert len(after) == 3 and not after & before
+    lives(life)
+
+
+def test_a_pod_waits_for_a_node() -> None:
+    async def life(world: World) -> None:
+        async with world.cluster(0) as cluster:
+            await world.client.request("POST", SETS, replica_set("web", 1))
+            await asyncio.sleep(100)
+            assert cluster.scheduler.bound == 0
+            async with world.cluster(1):
+                await asyncio.sleep(5)
+                assert [p["spec"]["nodeName"] for p in await world.pods()] == ["node-0"]
+    lives(life)
+
+
+def test_a_kubelet_that_begins_again_finds_its_node_and_pods() -> None:
+    async def life(world: World) -> None:
+        async with world.cluster(1):
+            await world.client.request("POST", SETS, replica_set("web", 2))
+            await asyncio.sleep(5)
+        async with world.cluster(1) as cluster:
+            await asyncio.sleep(35)
+            report = cluster.report(0, 0)
+            assert (report.leases, report.created, report.bound, report.failures) == (4, 0, 0, 0)
+    lives(life)
+
+
+def test_an_informer_follows_through_every_end_of_its_watch() -> None:
+    """Watches that are closed, history that is gone: what it holds is what a list says."""
+    async def life(world: World) -> None:
+        informer = Informer(world.client, "/api/v1/configmaps")
+        task = world.loop.create_task(informer.run())
+        await informer.synced.wait()
+        cacher = world.api.feed.cacher(world.api.resources.of_path("", "v1", "configmaps"))
+        maps = "/api/v1/namespaces/default/configmaps"
+        for number in range(30):
+            await world.client.request("POST", maps, {"metadata": {"name": f"m{number}"}})
+            if number % 3 == 0:
+                await world.client.request("DELETE", f"{maps}/m{number}")
+            if number % 5 == 0:
+                for watchers in list(cacher._places.values()):
+                    for watcher in list(watchers):
+                        cacher.close(watcher)
+            if number % 7 == 0:
+                await asyncio.sleep(3)
+        await asyncio.sleep(10)
+        listed = await world.client.request("GET", "/api/v1/configmaps")
+        assert {key: obj["metadata"]["resourceVersion"] for key, obj in informer.objects.items()
+                } == {f"{o['metadata']['namespace']}/{o['metadata']['name']}":
+                      o["metadata"]["resourceVersion"] for o in listed["items"]}
+        assert informer.restarts >= 6
+        task.cancel()
+    lives(life)
+
+
+def test_lines_come_in_any_pieces() -> None:
+    events = [("ADDED", {"metadata": {"name": str(n)}}) for n in range(3)]
+    data = b"".join(orjson.dumps({"type": t, "object": o}) + b"\n" for t, o in events)
+    for size in (1, 7, len(data)):
+        lines = Lines()
+        assert [e for i in range(0, len(data), size) for e in lines.feed(data[i:i + size])] == events
+    with pytest.raises(ApiError, match="gone") as told:
+        Lines().feed(b'{"type":"ERROR","object":{"code":410,"reason":"Expired","message":"gone"}}\n')
+    assert told.value.code == 410
+
+
+def test_over_https() -> None:
+    """The same clients, through TLS, authentication, RBAC and default admission."""
+    async def life(url: str, context: Any) -> None:
+        async with HttpsClient(url, context) as client:
+            running = asyncio.Event()
+
+            def seen(type: str, pod: Object) -> None:
+                phases[pod["metadata"]["name"]] = pod["status"]["phase"]
+                if list(phases.values()) == ["Running"] * 4:
+                    running.set()
+            phases: dict[str, str] = {}
+            cluster = Cluster(client, 2)
+            await cluster.start()
+            watch = asyncio.ensure_future(Informer(client, PODS, "", seen).run())
+            await client.request("POST", SETS, replica_set("web", 4))
+            await asyncio.wait_for(running.wait(), 30)
+            watch.cancel()
+            await cluster.stop()
+            with pytest.raises(ApiError, match='pods "nobody" not found'):
+                await client.request("GET", f"{PODS}/nobody")
+
+    with kvcore.open() as store, serve(store) as server:
+        asyncio.run(life(server.url, server.ssl_context()))
