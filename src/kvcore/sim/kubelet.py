@@ -21,7 +21,7 @@ from kvcore.sim.informer import Informer
 
 __all__ = ["Kubelet"]
 
-LEASE_SECONDS = 10.0             # nodeStatusUpdateFrequency of the lease; its duration is four times
+LEASE_SECONDS = 10.0             # between two renewals; a lease holds four times as long
 STATUS_SECONDS = 300.0           # node status without a change
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 
