@@ -254,11 +254,6 @@ class Feed:
         named = self.capacities.get(resource.qualified, self.capacities.get(resource.plural))
         return self.capacity if named is None else named
 
-    @property
-    def waiting(self) -> int:
-        """How many wait for a revision that is on its way."""
-        return len(self._waiting)
-
     async def reach(self, revision: int, *, mine: bool = False) -> None:
         """Until everything up to a revision is in the caches. Cost: nothing to wait for when the
         store is that far.

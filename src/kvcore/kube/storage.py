@@ -68,23 +68,19 @@ def transient(error: Exception) -> bool:
 
 
 class ObjectStore:
-    """See the module. `sleep`, `rng`: for tests. `in_flight`: operations that the store has not
-    answered yet; virtual time stands still for them."""
+    """See the module. `sleep`, `rng`: for tests. All operations go through
+    `submit`."""
 
     def __init__(self, store: Store, retry: Retry | None = None, *,
                  sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
                  rng: random.Random | None = None) -> None:
         self.store, self.retry = store, retry or Retry()
-        self.retried = self.in_flight = 0
+        self.retried = 0
         self._sleep, self._rng = sleep, rng or random.Random()
 
     async def submit(self, op: Any) -> Any:
         """One operation of the store, with others in one sync. Errors: the store's."""
-        self.in_flight += 1
-        try:
-            return await self.store.submit(op)
-        finally:
-            self.in_flight -= 1
+        return await self.store.submit(op)
 
     async def create(self, key: bytes, stored: bytes, uid: str, lease: int = 0) -> int:
         """Put where nothing is. Returns: the revision. Errors: Exists, the store's."""

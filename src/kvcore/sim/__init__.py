@@ -20,7 +20,7 @@ each time.
 from __future__ import annotations
 
 from kvcore.sim.client import Client, LocalClient
-from kvcore.sim.clock import VirtualLoop, virtual_loop
+from kvcore.sim.clock import VirtualLoop, direct, virtual_loop
 from kvcore.sim.cluster import Cluster, Report, simulate
 from kvcore.sim.informer import Informer
 from kvcore.sim.kubelet import Kubelet
@@ -28,4 +28,4 @@ from kvcore.sim.replicas import ReplicaController
 from kvcore.sim.scheduler import Scheduler
 
 __all__ = ["Client", "Cluster", "Informer", "Kubelet", "LocalClient", "ReplicaController",
-           "Report", "Scheduler", "VirtualLoop", "simulate", "virtual_loop"]
+           "Report", "Scheduler", "VirtualLoop", "direct", "simulate", "virtual_loop"]

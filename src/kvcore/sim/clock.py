@@ -3,14 +3,12 @@
 
     ready callbacks ── run ──> descriptors ready? ── yes ── run
                                   │ no
-                                  ├── busy() ── wait for them, time stands still
                                   └── time := next timer
 
-`busy` says that something outside of the loop will answer by itself: a write that the store's
-committer holds, an event on its way to the watch cache. While it does, time does not pass; so a
-run depends on nothing but its inputs, however slow the machine.
-Named invariant (no lost work): time moves only when no callback is ready, no descriptor is, and
-nothing is in flight.
+What other threads answer must be waited for where it is asked for (`direct`): the store's
+committer answers when it is ready, and time would pass meanwhile. Then a run depends on nothing but
+its inputs, however slow the machine.
+Named invariant (no lost work): time moves only when no callback and no descriptor is ready.
 """
 
 from __future__ import annotations
@@ -20,7 +18,10 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["VirtualLoop", "virtual_loop"]
+from kvcore.kube.api import Api
+from kvcore.kube.storage import ObjectStore
+
+__all__ = ["VirtualLoop", "direct", "virtual_loop"]
 
 T = TypeVar("T")
 
@@ -38,20 +39,17 @@ class _Selector(selectors.DefaultSelector):
         found = super().select(0)
         if found or timeout is None:
             return found or super().select(None)
-        if self.loop.busy():
-            return super().select(None)
         self.loop.elapsed += timeout
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on virtual time. `busy`: whether something outside will answer by itself."""
+    """An event loop on virtual time."""
 
     def __init__(self) -> None:
         selector = _Selector()
         selector.loop = self
         self.elapsed = 0.0
-        self.busy: Callable[[], bool] = lambda: False
         super().__init__(selector)
 
     def time(self) -> float:
@@ -61,6 +59,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def now(self) -> float:
         """Virtual seconds since 1970."""
         return EPOCH + self.elapsed
+
+
+class DirectObjects(ObjectStore):
+    """Operations that are through, and in the watch cache, when they return: no other thread
+    decides what comes first."""
+
+    def __init__(self, api: Api) -> None:
+        super().__init__(api.store)
+        self._api = api
+
+    async def submit(self, op: Any) -> Any:
+        done = self.store.submit(op).result()
+        self._api.feed.catch_up()
+        return done
+
+
+def direct(api: Api) -> Api:
+    """An Api that has not been started yet, made fit for virtual time."""
+    api.objects = DirectObjects(api)
+    return api
 
 
 def virtual_loop(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:

@@ -21,7 +21,7 @@ import kvcore
 from kvcore.kube.admission.plugins import build_chain
 from kvcore.kube.api import Api
 from kvcore.sim.client import Client, LocalClient, Object
-from kvcore.sim.clock import VirtualLoop, virtual_loop
+from kvcore.sim.clock import VirtualLoop, direct, virtual_loop
 from kvcore.sim.kubelet import LEASE_SECONDS, Kubelet
 from kvcore.sim.replicas import ReplicaController
 from kvcore.sim.scheduler import Scheduler
@@ -111,11 +111,6 @@ def replica_set(name: str, replicas: int, namespace: str = "default") -> Object:
                          {"name": "main", "image": "registry.example/main:1"}]}}}}
 
 
-def in_flight(api: Api) -> bool:
-    """Whether something outside of the event loop will answer by itself."""
-    return api.objects.in_flight > 0 or api.feed.waiting > 0
-
-
 def simulate(*, nodes: int, replicas: int = 0, seconds: float = 60.0, **options: Any) -> Report:
     """A cluster on virtual time, with default admission, over a store in memory (or `path=` and
     other options of kvcore.open).
@@ -125,8 +120,7 @@ def simulate(*, nodes: int, replicas: int = 0, seconds: float = 60.0, **options:
     """
     async def main(loop: VirtualLoop) -> Report:
         with kvcore.open(**options) as store:
-            api = Api(store, admission=build_chain(), clock=loop.time, now=loop.now)
-            loop.busy = lambda: in_flight(api)
+            api = direct(Api(store, admission=build_chain(), clock=loop.time, now=loop.now))
             await api.start()
             cluster = Cluster(LocalClient(api), nodes, now=loop.now)
             try:
