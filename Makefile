@@ -110,7 +110,7 @@ $(VENV)/.made:
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.made $(SOURCES)
-	$(BIN)/python -m pip install -q .
+	$(BIN)/python -m pip install -q '.[kube]'
 	touch $@
 
 $(VENV)/.tools: $(VENV)/.made pyproject.toml

@@ -178,6 +178,9 @@ def test_the_demo_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
         figure["article"] for figure in figures.values()}
     one = figures["create, one caller, durable"]
     assert 0 < one["low"] <= one["median"] <= one["high"] <= one["p99"]
+    assert figures["pod created to bound"]["article"] == "320 ms"
+    assert {"admission: ServiceAccount", "create path, one caller: store",
+            "pods created over HTTPS, 16 connections"} <= set(figures)
     assert [order["order"] for order in report["orders"]] == [16, 32, 48, 64]
     assert all(order["keys"] == 400 and order["depth"] >= 2 and 0.4 < order["fill"] <= 1
                and order["figures"]["page"]["samples"] == 3000 for order in report["orders"])

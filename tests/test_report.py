@@ -394,7 +394,9 @@ def test_the_demo_writes_page_and_plots(
         name: standalone(svg) for name, svg in charts(document).items()}
     titles = {found["plot"] for found in document["figures"]} - {""}
     assert titles == {"create, one caller", "get", "page of 500", "values of a page of 500",
-                      "update, paced at 12,000/s", "delivery to 1,000 watchers"}
+                      "update, paced at 12,000/s", "delivery to 1,000 watchers",
+                      "pod created, in process", "pod created, over HTTPS",
+                      "pod created to bound"}
     assert f"--report {file}" in document["setting"]["command"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "r.html"]
 

@@ -98,7 +98,8 @@ class Wire(LoopThread):
 
 def connect(port: int, protocol: str = "http/1.1", client: Issued | None = None,
             receive_buffer: int = 0, authority: Pki | None = None) -> ssl.SSLSocket:
-    context = client_context((authority or pki()).ca.pem, client, (protocol,))
+    context = client_context((authority or pki()).ca.pem, client.chain if client else b"",
+                             (protocol,))
     sock = socket.socket()
     sock.settimeout(PATIENCE)
     if receive_buffer:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from kvcore.demo.apiserver import api_server
 from kvcore.demo.crash import crash
 from kvcore.demo.creating import create, disk
 from kvcore.demo.measure import Phase, Report, Step, Ui
@@ -128,6 +129,7 @@ def _store(settings: Settings, path: str, workload: Workload, report: Report,
     job = {"path": path, "manifests": settings.manifests, "seed": settings.seed,
            "nodes": settings.nodes, "namespaces": settings.namespaces, "order": settings.order}
     crash(job, workload, settings.objects, turns, report, phases)
+    api_server(path, workload, settings.objects, report, phases)
 
 
 @contextmanager

@@ -267,7 +267,7 @@ class Server:
 
     def ssl_context(self, *protocols: str, anonymous: bool = False) -> ssl.SSLContext:
         """For a Python client; with the administrator's certificate unless anonymous."""
-        return client_context(self.ca, None if anonymous else self.pki.admin,
+        return client_context(self.ca, b"" if anonymous else self.pki.admin.chain,
                               protocols or ("http/1.1",))
 
     # --- from other threads ----------------------------------------------------------------------

@@ -61,6 +61,11 @@ class Issued:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption())
 
+    @property
+    def chain(self) -> bytes:
+        """Both, PEM, as a client needs them."""
+        return self.key_pem + self.pem
+
     @classmethod
     def read(cls, stem: Path) -> Issued:
         """From stem.crt and stem.key. Errors: OSError, ValueError for what is no P-256 pair."""
@@ -294,15 +299,16 @@ def x509_crls(pem: bytes) -> list[x509.CertificateRevocationList]:
     return [x509.load_pem_x509_crl(block + end) for block in blocks]
 
 
-def client_context(ca: bytes, client: Issued | None = None,
+def client_context(ca: bytes, client: bytes = b"",
                    protocols: tuple[str, ...] = ("http/1.1",)) -> ssl.SSLContext:
-    """For a client of such a server. Args: ca: PEM; client: its certificate, if it has one."""
+    """For a client of such a server. Args: ca: PEM; client: its key and certificate, PEM
+    (`Issued.chain`), if it has one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=ca.decode())
     context.set_alpn_protocols(list(protocols))
-    if client is not None:
+    if client:
         with tempfile.TemporaryDirectory(prefix="kvcore-tls-") as directory:
             chain = Path(directory, "chain")
-            write_private(chain, client.key_pem + client.pem)
+            write_private(chain, client)
             context.load_cert_chain(chain)
     return context
