@@ -23,7 +23,7 @@ FORKS := $(addprefix --deselect=tests/,$(foreach mode,[memory] [durable],\
            test_store_edges.py::test_futures_and_fork \
            test_watch_waiting.py::test_child_of_a_parked_loop_has_its_own \
            test_transfer.py::test_a_pipe_from_one_to_the_other)
-SANITIZED ?= tests --ignore=tests/meta --ignore=tests/test_demo.py --ignore=tests/test_cli.py \
+SANITIZED ?= tests --ignore=tests/meta --ignore=tests/kube --ignore=tests/sim --ignore=tests/test_demo.py --ignore=tests/test_cli.py \
              --ignore-glob='*/test_etcd_oracle*' \
              --deselect tests/test_store.py::test_errors_leak_nothing \
              --deselect tests/test_churn.py::test_the_process_is_as_it_was
