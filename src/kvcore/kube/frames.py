@@ -63,7 +63,7 @@ class Reset(Exception):
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """One frame.
 
-    >>> frame(PING, ACK, 0, b"12345678").hex(" ", 9)
+    >>> frame(PING, ACK, 0, b"12345678").hex(" ")
     '00 00 08 06 01 00 00 00 00 31 32 33 34 35 36 37 38'
     """
     return b"%b%c%c%b%b" % (len(payload).to_bytes(3, "big"), kind, flags,
