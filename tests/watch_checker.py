@@ -97,6 +97,7 @@ class Record:
         self.no_delete = no_delete
         self.deliveries: list[Delivery] = []
         self.wrong_start = ""
+        self.shares_span = False             # with other watches of its store
 
     def __repr__(self) -> str:
         return f"<watch {self.span} from {self.start}>"
@@ -267,13 +268,18 @@ def _whole(record: Record, truth: Truth) -> Iterator[str]:
 
 
 def _compaction(record: Record) -> Iterator[str]:
-    """compacted: only for who had something to come from before it; nothing comes behind it."""
+    """compacted: only for who had something to come from before it; nothing comes behind it.
+
+    One of several watches of a span that does not read may be told so although it had seen all
+    (docs/watch.md): of it only events prove how far it was."""
     resume, ended = record.start, {}
     for delivery in record.deliveries:
         if delivery.kind != "compacted":
             if delivery.reader in ended:
                 yield f"compacted: {delivery.kind} {delivery.revision} behind the error"
-            resume = max(resume, delivery.bookmark + 1)
+            seen_to = (max((event.mod for event in delivery.events), default=0)
+                       if record.shares_span else delivery.bookmark)
+            resume = max(resume, seen_to + 1)
             continue
         ended[delivery.reader] = True
         if not resume < delivery.revision <= delivery.compacted:
@@ -320,6 +326,9 @@ class History:
         if store is not None and not store.closed:
             self.take(store)
         records, self.records = self.records, []
+        spans = Counter(record.span for record in records)
+        for record in records:
+            record.shares_span = spans[record.span] > 1
         wrong = [line for record in records for line in violations(record, self.truth)]
         if counts is not None:
             counts["watches checked"] += len(records)
