@@ -212,6 +212,15 @@ def test_compacted_without_need() -> None:
     assert rules([error._replace(revision=6)]) == {"compacted"}
 
 
+def test_compacted_on_a_shared_span() -> None:
+    """A poll proves nothing there, an event does."""
+    error = Delivery(ME, "compacted", 5, compacted=5)
+    shared = Record(EVERY, 2, prev_kv=True)
+    shared.shares_span = True
+    assert "compacted" not in rules([Delivery(ME, "nothing", 4), error], shared)
+    assert rules([*right()[:4], error], shared) == {"compacted"}
+
+
 def test_superseded_in_its_own_revision() -> None:
     """A compaction at a revision takes what that revision itself replaced."""
     rows = [Row(2, 0, A, 2, 1, 0), Row(2, 1, A, 0, 0, 0)]
