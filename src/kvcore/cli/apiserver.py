@@ -15,6 +15,7 @@ import os
 import ssl
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
         options.check()
     except OptionError as error:
         raise UsageError(str(error)) from None
-    with kvcore.open(args.data_dir) as store, _starting(Server(store, options)) as server:
+    with kvcore.open(args.data_dir) as store, closing(_started(Server(store, options))) as server:
         if args.write_kubeconfig is not None:
             server.write_kubeconfig(args.write_kubeconfig)
         seconds = time.monotonic() - started
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
     return PROBLEM
 
 
-def _starting(server: Any) -> Any:
+def _started(server: Any) -> Any:
     """Starts it; what is wrong with a file that an option names is wrong with the arguments."""
     try:
         return server.start()
