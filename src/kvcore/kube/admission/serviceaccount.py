@@ -65,7 +65,7 @@ class ServiceAccount:
             return None
         name = spec.get("serviceAccountName")
         if not name:
-            name = spec["serviceAccountName"] = "default"
+            name = spec["serviceAccountName"] = spec["serviceAccount"] = "default"
         account = self._find(call, name)
         if account is not None:
             self._equip(call, spec, account)
