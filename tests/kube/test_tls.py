@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -15,7 +18,7 @@ from kube_wires import PATIENCE, connect, get
 
 import kvcore
 from kvcore.kube import serve
-from kvcore.kube.tls import Pki, client_context, names_of, server_context
+from kvcore.kube.tls import Pki, client_context, names_of, server_context, write_whole
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 FILES = ["admin.crt", "admin.key", "apiserver.crt", "apiserver.key", "ca.crt", "ca.key"]
@@ -69,6 +72,42 @@ def test_another_name_makes_a_serving_certificate(tmp_path: Path) -> None:
     Pki.in_directory(tmp_path, now=NOW)
     assert Pki.in_directory(tmp_path, ("10.9.9.9",), now=NOW).made == ["apiserver"]
     assert Pki.in_directory(tmp_path, ("10.9.9.9",), now=NOW).made == []
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_a_renewal_that_is_cut_short_is_done_again(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    """The process is killed behind any number of the files that it writes."""
+    first, later = Pki.in_directory(tmp_path, now=NOW), NOW + timedelta(days=336)
+    left = iter(range(writes))
+
+    def write_some(path: Path, data: bytes, mode: int) -> None:
+        next(left)
+        write_whole(path, data, mode)
+
+    with monkeypatch.context() as cut:
+        cut.setattr("kvcore.kube.tls.write_whole", write_some)
+        with pytest.raises(StopIteration):
+            Pki.in_directory(tmp_path, now=later)
+    pki = Pki.in_directory(tmp_path, now=later)
+    assert serials(pki)[0] == serials(first)[0] and pki.made[-1] == "admin"
+    assert Pki.in_directory(tmp_path, now=later).made == []
+
+
+def test_files_are_on_disk_before_they_have_their_names(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def tell(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def told(*args: Any) -> None:
+            done.append(name)
+            real(*args)
+        return told
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, tell(name, getattr(os, name)))
+    Pki.in_directory(tmp_path, now=NOW)
+    assert done == ["fsync", "replace"] * len(FILES)
 
 
 def test_a_missing_key_is_made_again(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ class Issued:
         return cls(certificate, key)
 
     def write(self, stem: Path) -> None:
+        """Both files; whenever that is cut short, a new key lies beside no old certificate."""
+        stem.with_suffix(".crt").unlink(missing_ok=True)
         write_private(stem.with_suffix(".key"), self.key_pem)
         write_whole(stem.with_suffix(".crt"), self.pem, 0o644)
 
@@ -240,11 +242,14 @@ def _found(stem: Path, now: datetime, ca: Issued | None = None) -> Issued | None
 # --- files ----------------------------------------------------------------------------------------
 
 def write_whole(path: Path, data: bytes, mode: int) -> None:
-    """Replaces a file in one step; nobody sees half of it, nor it with another mode."""
+    """Replaces a file in one step; nobody sees half of it, nor it with another mode, not even
+    after a loss of power."""
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(handle)
         os.chmod(part, mode)
         os.replace(part, path)
     except BaseException:
