@@ -163,6 +163,34 @@ def test_an_end_that_was_interrupted_goes_on() -> None:
         other.loop.close()
 
 
+def test_deletes_of_pods_that_were_cut_short_are_done() -> None:
+    """Behind the first of the two writes; pods that somebody holds, or that have grace, stay."""
+    store, pods = kvcore.open(), "/api/v1/namespaces/default/pods"
+    with Kube(store) as kube:                  # without housekeeping
+        for made in (pod("cut"), pod("held", finalizers=["x.y/z"]), pod("grace", node="n"),
+                     pod("other", annotations={"a": "deletionTimestamp"})):
+            kube.make(pods, made)
+        for name in ("held", "grace"):
+            kube.call("DELETE", f"{pods}/{name}")
+
+        async def die(key: bytes, revision: int) -> int:
+            raise asyncio.CancelledError
+
+        kube.api.objects.remove = die          # type: ignore[method-assign]
+        with pytest.raises(asyncio.CancelledError):
+            kube.call("DELETE", f"{pods}/cut")
+        assert stored(kube, "pods", "default", "cut")
+        store.put(b"/registry/pods/default/rubbish", b"deletionTimestamp")
+        kube.run(kube.api.stop())
+        other = Kube(store, housekeeping=True)
+        other.run(other.api.start())
+        assert {name: stored(other, "pods", "default", name)
+                for name in ("cut", "held", "grace", "other", "rubbish")} == {
+            "cut": False, "held": True, "grace": True, "other": True, "rubbish": True}
+        other.run(other.api.stop())
+        other.loop.close()
+
+
 def test_a_foreign_finalizer_of_the_namespace_stays() -> None:
     with replicas(1) as (kube,):
         kube.make(NAMESPACES, {"metadata": {"name": "n"}, "spec": {"finalizers": ["x.y/z"]}})

@@ -5,6 +5,7 @@
     a namespace comes ──> ServiceAccount "default", ConfigMap "kube-root-ca.crt"
     one of these two is deleted ──> made again
     a namespace is deleted ──> every object in it is deleted; when all are gone, its finalizer
+    a pod's delete was cut short by the end of a process ──> done at the next start
 
 Each thing is done by "put if absent" or "put if unchanged", so several servers over one store may
 all do it, and it happens once. An object that may not go yet (finalizers, a pod's grace) is waited
@@ -22,15 +23,19 @@ import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from kvcore.errors import Error, NoSpaceError, StorageError
 from kvcore.kube import status
 from kvcore.kube.call import Call, Object
-from kvcore.kube.changing import VIEWS, change
+from kvcore.kube.changing import VIEWS, change, ends
 from kvcore.kube.codec import object_of
 from kvcore.kube.create import plant
 from kvcore.kube.deletion import DeleteOptions, delete_object
+from kvcore.kube.entry import readable
 from kvcore.kube.request import Request, Target, User
 from kvcore.kube.resources import Resource
+from kvcore.kube.storage import Changed
 
 if TYPE_CHECKING:
     from kvcore.kube.api import Api
@@ -73,11 +78,25 @@ class Housekeeping:
         revision = api.store.revision
         await asyncio.gather(*(self._plant(self._namespaces, _named("Namespace", name))
                                for name in SYSTEM_NAMESPACES))
+        await self._finish_deletes()
         rows = api.store.range(prefix=api.layout.prefix(self._namespaces))
         await asyncio.gather(*(self._see(object_of(kv.value)) for kv in rows))
         self._run(self._follow(self._namespaces, revision))
         for resource in (self._accounts, self._maps):
             self._run(self._restore(resource, revision))
+
+    async def _finish_deletes(self) -> None:
+        """A pod goes in two writes, and a process may have been killed between them."""
+        api, pods = self.api, self.api.resources.of_path("", "v1", "pods")
+        for kv in api.store.range(prefix=api.layout.prefix(pods)) if pods else ():
+            if b"deletionTimestamp" not in kv.value:
+                continue
+            try:
+                pod = orjson.loads(readable(kv.value, kv.mod_revision))
+                if ends(pod, pod):
+                    await api.objects.remove(kv.key, kv.mod_revision)
+            except (ValueError, Changed):
+                pass                           # no object; another server was faster
 
     async def stop(self) -> None:
         """Ends what goes on; idempotent. What is half done is done by the next start."""
