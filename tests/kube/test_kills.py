@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An API server that is killed under load: what it acknowledged is there, what it refused is not.
 
-One directory lives through all rounds. Each: start, look at everything that was acknowledged before,
-write from several clients over HTTPS, SIGKILL behind a random acknowledgement, `kvcore check`.
+One directory lives through all rounds. Each: start, look at everything that was acknowledged
+before, write from several clients over HTTPS, SIGKILL behind a random acknowledgement, `kvcore
+check`.
 """
 
 from __future__ import annotations
