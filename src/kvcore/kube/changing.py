@@ -118,7 +118,7 @@ def make(change: Change) -> None:
 
 def identify(change: Change) -> None:
     """The uid of a PUT's body is a precondition. Errors: 409."""
-    call, stored = change.call, change.old["metadata"]["uid"]
+    call, stored = change.call, change.old["metadata"].get("uid", "")
     uid = call.object["metadata"].get("uid")
     if uid and uid != stored and call.target.verb == "update":
         raise status.conflict(call.resource, call.name,

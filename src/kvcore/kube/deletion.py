@@ -253,9 +253,9 @@ class _Deletion:
 
     def check_preconditions(self, obj: Object) -> None:
         call, metadata, options = self.call, obj["metadata"], self.options
-        if options.uid is not None and options.uid != metadata["uid"]:
+        if options.uid is not None and options.uid != metadata.get("uid", ""):
             raise status.precondition(call.resource, call.name, "UID", options.uid,
-                                      metadata["uid"])
+                                      metadata.get("uid", ""))
         revision = metadata["resourceVersion"]
         if options.revision is not None and options.revision != revision:
             raise status.precondition(call.resource, call.name, "ResourceVersion",
@@ -283,7 +283,7 @@ class _Deletion:
         call = self.call
         if call.resource.kind in RETURNS_OBJECT:
             return orjson.dumps(obj)
-        return status.deleted(call.resource, call.name, obj["metadata"]["uid"])
+        return status.deleted(call.resource, call.name, obj["metadata"].get("uid", ""))
 
     # --- namespaces -----------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class _Deletion:
         call, options = self.call, self.options
         obj = object_of(found.value, found.mod_revision)
         metadata = obj["metadata"]
-        for kind, asked, stored in (("UID", options.uid, metadata["uid"]),
+        for kind, asked, stored in (("UID", options.uid, metadata.get("uid", "")),
                                     ("ResourceVersion", options.revision,
                                      metadata["resourceVersion"])):
             if asked is not None and asked != stored:

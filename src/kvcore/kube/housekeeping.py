@@ -32,7 +32,7 @@ from kvcore.kube.changing import VIEWS, change, ends
 from kvcore.kube.codec import object_of
 from kvcore.kube.create import plant
 from kvcore.kube.deletion import DeleteOptions, delete_object
-from kvcore.kube.entry import readable
+from kvcore.kube.entry import Damaged, readable
 from kvcore.kube.request import Request, Target, User
 from kvcore.kube.resources import Resource
 from kvcore.kube.storage import Changed
@@ -80,7 +80,7 @@ class Housekeeping:
                                for name in SYSTEM_NAMESPACES))
         await self._finish_deletes()
         rows = api.store.range(prefix=api.layout.prefix(self._namespaces))
-        await asyncio.gather(*(self._see(object_of(kv.value)) for kv in rows))
+        await asyncio.gather(*(self._see(kv.value) for kv in rows))
         self._run(self._follow(self._namespaces, revision))
         for resource in (self._accounts, self._maps):
             self._run(self._restore(resource, revision))
@@ -119,11 +119,15 @@ class Housekeeping:
         with self.api.store.watch(prefix=prefix, no_delete=True,
                                   start_revision=revision + 1) as watch:
             async for response in watch:
-                await asyncio.gather(*(self._see(object_of(event.kv.value))
+                await asyncio.gather(*(self._see(event.kv.value)
                                        for event in response.events))
 
-    async def _see(self, namespace: Object) -> None:
-        """A namespace as it was stored."""
+    async def _see(self, stored: bytes) -> None:
+        """A namespace as it was stored; another program's bytes that are none are left alone."""
+        try:
+            namespace = orjson.loads(readable(stored, 0, "Namespace"))
+        except Damaged:
+            return
         name = namespace["metadata"]["name"]
         if "deletionTimestamp" in namespace["metadata"]:
             if name not in self._ending:
@@ -159,7 +163,7 @@ class Housekeeping:
                         name = event.kv.key[len(prefix):-len(mine)].decode()
                         found = api.store.get(api.layout.key(self._namespaces, "", name))
                         if found is not None:
-                            await self._see(object_of(found.value))
+                            await self._see(found.value)
 
     # --- the end of a namespace -----------------------------------------------------------------
 

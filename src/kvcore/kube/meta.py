@@ -180,7 +180,7 @@ def keep_system_fields(new: Object, old: Object) -> None:
             new[part] = old[part]
         else:
             new.pop(part, None)
-    if not new.get("uid"):
+    if not new.get("uid") and "uid" in old:
         new["uid"] = old["uid"]
     if "deletionTimestamp" in old:
         new["deletionTimestamp"] = old["deletionTimestamp"]

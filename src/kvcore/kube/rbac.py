@@ -322,7 +322,8 @@ class Policy:
         self._aggregated: dict[str, tuple[Rule, ...]] = {}
         self._grants: dict[tuple[str, tuple[str, ...], str], Grants] = {}
         self._parsed = (
-            _Parsed(lambda obj: (obj["metadata"].get("namespace", ""), role_of(obj)), self._role),
+            _Parsed(lambda obj: (_string(_dict(obj.get("metadata")).get("namespace")),
+                                 role_of(obj)), self._role),
             _Parsed(lambda obj: ("", role_of(obj)), self._role),
             _Parsed(binding_of, self._binding), _Parsed(binding_of, self._binding))
 
@@ -375,19 +376,19 @@ class Policy:
 
     def _role(self, old: tuple[str, Role] | None, new: tuple[str, Role] | None) -> None:
         if old is not None:
-            del self._roles[old[0], old[1].name]
+            self._roles.pop((old[0], old[1].name), None)
         if new is not None:
             self._roles[new[0], new[1].name] = new[1]
 
     def _binding(self, old: Binding | None, new: Binding | None) -> None:
         if old is not None and (keys := old.keys()):
-            bound = self._bound[old.namespace]
+            bound = self._bound.get(old.namespace, {})
             for subject in keys:
-                del bound[subject][old.name]
-                if not bound[subject]:
-                    del bound[subject]
+                bound.get(subject, {}).pop(old.name, None)
+                if not bound.get(subject):
+                    bound.pop(subject, None)
             if not bound:
-                del self._bound[old.namespace]
+                self._bound.pop(old.namespace, None)
         if new is not None and (keys := new.keys()):
             bound = self._bound.setdefault(new.namespace, {})
             for subject in keys:

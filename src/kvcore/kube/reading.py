@@ -69,7 +69,7 @@ async def get(call: Call) -> Answer:
         if found is None:
             raise status.not_found(call.resource, call.name)
         try:
-            body = readable(found.value, found.mod_revision)
+            body = readable(found.value, found.mod_revision, call.resource.kind)
         except Damaged as error:
             raise damage(key, str(error)) from None
         api.metrics.of_store("get", call.resource, perf_counter() - before)
