@@ -23,6 +23,7 @@ from kvcore.kube.call import Call, Object
 from kvcore.kube.changing import View
 from kvcore.kube.codec import object_of
 from kvcore.kube.create import check_kind, check_named, check_namespace
+from kvcore.kube.decode import _json_type as json_type
 from kvcore.kube.decode import decode_body
 from kvcore.kube.deletion import DeleteOptions, delete_object
 from kvcore.kube.reading import get
@@ -95,6 +96,10 @@ def _check_scale(scale: Object, stored: Object) -> list[Cause]:
 
 def _typed_scale(scale: Object) -> None:
     """Errors: 400 for replicas that are no number."""
+    for part in ("spec", "status"):
+        value = scale.get(part)
+        if value is not None and not isinstance(value, dict):
+            raise _cannot("Scale", "autoscaling/v1", value, part, "object")
     spec = scale.get("spec")
     replicas = spec.get("replicas") if isinstance(spec, dict) else spec
     if replicas is not None and type(replicas) is not int:
@@ -149,9 +154,9 @@ def _bound(call: Call, pod: Object, binding: Object, node: str) -> None:
     """The stored pod on its node. Errors: 409."""
     metadata, wanted = pod["metadata"], binding["metadata"]
     uid, sent = wanted.get("uid"), wanted.get("resourceVersion")
-    if uid and uid != metadata["uid"]:
+    if uid and uid != metadata.get("uid", ""):
         raise status.conflict(call.resource, call.name, status.store_precondition(
-            call.key, uid, metadata["uid"]))
+            call.key, uid, metadata.get("uid", "")))
     if sent and sent != metadata["resourceVersion"]:
         raise status.conflict(call.resource, call.name, status.store_precondition(
             call.key, sent, metadata["resourceVersion"], "ResourceVersion"))
@@ -198,8 +203,24 @@ def _sent(call: Call, api_version: str, kind: str) -> Object:
     check_kind(call, call.object, api_version, kind)
     metadata = call.object["metadata"]
     check_namespace(call, metadata.get("namespace") or "")
+    for holder, part in ((call.object, "target"), (call.object, "deleteOptions"),
+                         (metadata, "labels"), (metadata, "annotations")):
+        value = holder.get(part)
+        if value is not None and not isinstance(value, dict):
+            raise _cannot(kind, api_version, value, part, "object")
+    for part in ("kind", "name"):
+        value = (call.object.get("target") or {}).get(part)
+        if value is not None and not isinstance(value, str):
+            raise _cannot(kind, api_version, value, f"target.{part}", "string")
     metadata["namespace"] = call.namespace
     return call.object
+
+
+def _cannot(kind: str, api_version: str, value: Any, field: str, wanted: str) -> ApiError:
+    version = api_version.rpartition("/")[2]
+    return status.bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: json: '
+                              f"cannot unmarshal {json_type(value)} into Go struct field "
+                              f"{kind}.{field} of type {wanted}")
 
 
 async def _admit(call: Call) -> None:
@@ -266,8 +287,9 @@ async def evict(call: Call) -> Answer:
 
 def _disrupted(call: Call, pod: Object, options: DeleteOptions) -> None:
     metadata = pod["metadata"]
-    if options.uid and options.uid != metadata["uid"]:
-        raise status.precondition(call.resource, call.name, "UID", options.uid, metadata["uid"])
+    if options.uid and options.uid != metadata.get("uid", ""):
+        raise status.precondition(call.resource, call.name, "UID", options.uid,
+                                  metadata.get("uid", ""))
     if options.revision and options.revision != metadata["resourceVersion"]:
         raise status.precondition(call.resource, call.name, "ResourceVersion", options.revision,
                                   metadata["resourceVersion"])
