@@ -16,6 +16,7 @@ agree through the store.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,13 +34,23 @@ from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.changing import patch, update
 from kvcore.kube.codec import CODECS
 from kvcore.kube.create import create, finish
+from kvcore.kube.decode import YAML, decode_body, repeated_keys
 from kvcore.kube.deletion import delete, delete_collection
 from kvcore.kube.feed import Feed
 from kvcore.kube.housekeeping import Housekeeping
 from kvcore.kube.keys import KeyLayout
 from kvcore.kube.metrics import CONTENT_TYPE, Metrics, render
 from kvcore.kube.reading import get, list_objects
-from kvcore.kube.request import ADMIN, ANONYMOUS, Answer, Request, Target, User, parse_target
+from kvcore.kube.request import (
+    ADMIN,
+    ANONYMOUS,
+    Answer,
+    Request,
+    Target,
+    User,
+    parse_target,
+    shortened,
+)
 from kvcore.kube.resources import Resource, Resources
 from kvcore.kube.reviews import KINDS, REVIEWS
 from kvcore.kube.storage import EventLease, ObjectStore
@@ -58,6 +69,10 @@ Texts = list[str]                       # `list` is a verb inside of Api
 VERBS: dict[str, Verb] = {
     "create": create, "get": get, "list": list_objects, "watch": watch, "update": update,
     "patch": patch, "delete": delete, "deletecollection": delete_collection}
+LARGE_BODY = 128 * 1024              # bytes of a body that is not read in the event loop
+LARGE_AT_ONCE = 2
+READ_APART = frozenset({"create", "update"})
+KINDS_SENT = {"binding": "Binding", "eviction": "Eviction", "scale": "Scale"}
 ON_COLLECTIONS = frozenset({"create", "list", "watch", "deletecollection"})
 OF_ALL_NAMESPACES = frozenset({"list", "watch"})
 OPTIONS = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
@@ -90,6 +105,7 @@ class Api:
         self.metrics = Metrics()
         self.admission = admission or Chain(observe=self.metrics.of_admission)
         self.clock, self.now = clock, now
+        self._large_bodies = asyncio.Semaphore(LARGE_AT_ONCE)
         self.housekeeping = Housekeeping(self, ca) if housekeeping else None
         for review in KINDS:
             self.resources.add(review)
@@ -120,7 +136,7 @@ class Api:
         except Exception as error:
             answer = refusal(self._unexpected(error, request))
         if warnings:
-            answer.warnings.extend(warnings)
+            answer.warnings.extend(shortened(warnings))
         self.metrics.of_request(
             target.verb, self.resources.of_path(target.group, target.version, target.resource),
             target.subresource, target.namespace, target.name,
@@ -142,7 +158,23 @@ class Api:
                     target.namespace if resource.namespaced else "", target.name,
                     options=Options.of(request.query, options) if options else Options(),
                     warnings=warnings)
+        if len(request.body) > LARGE_BODY and target.verb in READ_APART:
+            await self._read_apart(call)
         return await _to_the_end(verb, call)
+
+    async def _read_apart(self, call: Call) -> None:
+        """The object of a large body, read in a thread: nobody else waits for it."""
+        headers, kind = call.request.headers, KINDS_SENT.get(call.subresource, call.resource.kind)
+        if (call.resource.qualified, call.subresource) in REVIEWS:
+            kind = "Object"
+
+        def read() -> tuple[Object, Texts | None]:
+            body, said = call.request.body, headers.get("content-type", "")
+            obj = decode_body(body, said, kind)
+            return obj, repeated_keys(body) if said.startswith(YAML) else None
+
+        async with self._large_bodies:
+            call.object, call.repeated = await asyncio.to_thread(read)
 
     def _verb(self, resource: Resource, target: Target) -> Verb:
         """What serves a target; its name and namespace can be parts of a key.

@@ -82,6 +82,7 @@ class Call:
     encoded: bytes = b""
     revision: int = 0
     generated: bool = False
+    repeated: list[str] | None = None       # keys that a YAML body gives twice, if it is known
     admission: Review | None = None         # what admission remembers of this call
 
     @property

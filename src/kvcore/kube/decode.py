@@ -4,7 +4,7 @@
     body, content type ── decode_body ──> dictionary, or ApiError 400, 413, 415
     YAML ── repeated_keys ──> what its second look finds
 
-Limits: 3 MiB a body, 10,000 levels upstream and 1,000 here (a parser's stack). YAML is read as
+Limits: 3 MiB a body, 10,000 levels upstream and 250 here (a writer's stack). YAML is read as
 upstream's reader does: the first document, YAML 1.1 without times and base-60 numbers, keys as
 strings, aliases only as long as what they stand for stays small. An envelope's content must be
 JSON: messages of k8s.io/api are not known yet, and are refused with 415.
@@ -36,6 +36,8 @@ ACCEPTED = f"{JSON}, {YAML}, {PROTOBUF}"
 SHOWN = 30                       # bytes of a refused body that its refusal shows
 YAML_NODES = 1_000_000           # with aliases written out
 YAML_DEPTH = 1000
+DEPTH = 250                      # levels that can be written again: orjson's, of texts within
+REPEATED_MAX = 100               # keys given twice that are told
 
 
 def decode_body(body: bytes, content_type: str, kind: str = "Object") -> Object:
@@ -90,9 +92,25 @@ def _summary(body: bytes) -> str:
 
 def _json(body: bytes, kind: str) -> Any:
     try:
-        return orjson.loads(body)
+        obj = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise _unrecognized(kind, body, f"{PARSE}{syntax_problem(body)}") from None
+    if body.count(b"{") + body.count(b"[") > DEPTH and (problem := unwritable(obj)):
+        raise _unrecognized(kind, body, f"{PARSE}{problem}")
+    return obj
+
+
+def unwritable(obj: Any) -> str:
+    """Why an object could never be stored, as far as its form goes; "" if it could.
+
+    >>> unwritable({"a": 1 << 64}), unwritable({"a": []})
+    ('Integer exceeds 64-bit range', '')
+    """
+    try:
+        orjson.dumps(obj)
+    except orjson.JSONEncodeError as error:
+        return "exceeded max depth" if "ecursion" in str(error) else str(error)
+    return ""
 
 
 def _enveloped(body: bytes, kind: str) -> Any:
@@ -165,7 +183,10 @@ def _yaml(body: bytes, kind: str) -> Any:
                 return None
             node = loader.get_node()
             _measure(node, {}, 0)
-            return _keyed(loader.construct_document(node))
+            obj = _keyed(loader.construct_document(node))
+            if problem := unwritable(obj):
+                raise yaml.YAMLError(problem)
+            return obj
         finally:
             loader.dispose()
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
@@ -233,7 +254,8 @@ def _keyed(value: Any) -> Any:
 
 
 def repeated_keys(body: bytes) -> list[str]:
-    """`line 5: key "name" already set in map` for each key that a YAML body gives twice."""
+    """`line 5: key "name" already set in map` for each key that a YAML body gives twice, the first
+    hundred."""
     loader = _Loader(body)
     try:
         node = loader.get_node() if loader.check_node() else None
@@ -241,7 +263,7 @@ def repeated_keys(body: bytes) -> list[str]:
         loader.dispose()
     found: list[str] = []
     stack, seen = [node], set[int]()
-    while stack:
+    while stack and len(found) < REPEATED_MAX:
         node = stack.pop()
         if id(node) in seen or not isinstance(node, yaml.CollectionNode):
             continue
@@ -255,6 +277,8 @@ def repeated_keys(body: bytes) -> list[str]:
                     if key.value in keys:
                         found.append(f'line {key.start_mark.line + 1}: key "{key.value}" already '
                                      "set in map")
+                        if len(found) == REPEATED_MAX:
+                            return found
                     keys.add(key.value)
                 children.append(child[1])
             else:

@@ -40,6 +40,8 @@ REQUEST_LABELS = ("verb", "dry_run", "group", "version", "resource", "subresourc
                   "component")
 RUNNING_LABELS = ("verb", "group", "version", "resource", "subresource", "scope", "component")
 VERBS = {"create": "POST", "update": "PUT", "deletecollection": "DELETECOLLECTION"}
+KNOWN_VERBS = frozenset({"get", "list", "watch", "patch", "delete", "post", "put", "head",
+                         "options", "connect"})
 
 
 class Counter:
@@ -177,11 +179,13 @@ class Metrics:
                    name: str, dry_run: bool, code: int, seconds: float) -> None:
         """One request that was answered. `verb`: as authorisation says it. Cost: 1 us."""
         if resource is None:
-            group = version = plural = scope = ""
+            group = version = plural = scope = subresource = ""
         else:
             group, version, plural = resource.group, resource.version, resource.plural
             scope = "resource" if name else "namespace" if namespace else "cluster"
-        said = VERBS.get(verb) or verb.upper()
+            if subresource and subresource not in (*resource.subresources, "token"):
+                subresource = "other"         # anybody can make up any number of them
+        said = VERBS.get(verb) or (verb.upper() if verb in KNOWN_VERBS else "OTHER")
         labels = (said, "All" if dry_run else "", group, version, plural, subresource, scope,
                   "apiserver")
         self.requests.inc((*labels, str(code)))

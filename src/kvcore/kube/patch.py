@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from kvcore.kube import status
+from kvcore.kube.decode import DEPTH, unwritable
 
 __all__ = ["PATCHES", "json_patch", "merge", "reader_of"]
 
@@ -51,6 +52,8 @@ def _decoded(body: bytes, kind: type, go: str) -> Any:
         raise status.bad_request(f"error decoding patch: {error}") from None
     if patch is None:
         raise status.bad_request("Invalid JSON Patch")
+    if body.count(b"{") + body.count(b"[") > DEPTH and (problem := unwritable(patch)):
+        raise status.bad_request(f"error decoding patch: {problem}")
     if not isinstance(patch, kind):
         named = _json_type(patch)
         raise status.bad_request(f"error decoding patch: json: cannot unmarshal {named} into Go "
@@ -122,7 +125,7 @@ def json_patch(obj: Object, operations: list[Object]) -> Object:
     except (_Refused, KeyError, IndexError, TypeError, ValueError):
         raise status.unprocessable() from None
     made = holder[""]
-    if not isinstance(made, dict):
+    if not isinstance(made, dict) or unwritable(made):      # moves can nest as deep as they like
         raise status.unprocessable()
     return made
 
@@ -161,8 +164,10 @@ def _own(value: Any) -> Any:
     return orjson.loads(orjson.dumps(value)) if isinstance(value, (dict, list)) else value
 
 
-def _pointer(text: str) -> list[str]:
+def _pointer(text: Any) -> list[str]:
     """The parts of a JSON pointer, behind the holder's one key."""
+    if not isinstance(text, str):
+        raise _Refused("pointer")
     if text and text[0] != "/":
         raise _Refused("pointer")
     parts = text.split("/")

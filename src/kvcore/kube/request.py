@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-__all__ = ["Answer", "Request", "Target", "User", "parse_target"]
+__all__ = ["Answer", "Request", "Target", "User", "parse_target", "shortened"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +48,18 @@ class Request:
 
     @classmethod
     def of(cls, method: str, url: str, **rest: Any) -> Request:
-        """From the request line: the path unquoted, the query parsed (last one of a name wins)."""
+        """From the request line: the path unquoted, the query parsed (first one of a name wins)."""
         path, _, query = url.partition("?")
         if "%" in path:
             path = unquote(path)
-        return cls(method, path, dict(parse_qsl(query, keep_blank_values=True)) if query else {},
-                   **rest)
+        said = reversed(parse_qsl(query, keep_blank_values=True)) if query else ()
+        return cls(method, path, dict(said), **rest)
 
 
 def between(name: str) -> str:
     """What stands between the values of a header that came more than once. Names of groups may
-    have commas in them."""
-    if name.startswith("impersonate-"):
+    have commas in them, and of two tokens the first counts."""
+    if name.startswith("impersonate-") or name == "authorization":
         return "\n"
     return "; " if name == "cookie" else ", "
 
@@ -84,6 +84,26 @@ class Answer:
         [('Warning', '299 - "a \\\\"b\\\\""'), ('Warning', '299 - "c"')]
         """
         return [*self.headers.items(), *(("Warning", warning_value(w)) for w in self.warnings)]
+
+
+WARNINGS_MAX, WARNING_MAX = 4096, 256        # characters of all; of each, once all are too many
+
+
+def shortened(warnings: list[str]) -> list[str]:
+    """As many warnings as upstream sends, and as much of each.
+
+    >>> [len(text) for text in shortened(["a" * 5000, "b"])], len(shortened(["a" * 256] * 99))
+    ([256, 1], 16)
+    """
+    if sum(map(len, warnings)) <= WARNINGS_MAX:
+        return warnings
+    short, written = list[str](), 0
+    for text in warnings:
+        if written >= WARNINGS_MAX:
+            break
+        short.append(text[:WARNING_MAX])
+        written += len(short[-1])
+    return short
 
 
 def warning_value(text: str) -> str:

@@ -121,7 +121,7 @@ def check_fields(call: Call) -> None:
     if told:
         found = strict_errors(name, body if is_json else None, obj)
         if is_yaml:
-            yaml_keys = repeated_keys(body)
+            yaml_keys = repeated_keys(body) if call.repeated is None else call.repeated
     try:
         settle(name, obj)
     except IllTyped as error:
