@@ -197,6 +197,10 @@ BAD: dict[str, Bad] = {
     "a YAML bomb": Bad("POST", MAPS, b"a0: &a0 x\n" + b"".join(
         b"a%d: &a%d [%b]\n" % (i, i, b",".join([b"*a%d" % (i - 1)] * 10)) for i in range(1, 9)),
         YAML, 400, "BadRequest", "excessive aliasing"),
+    "a tag that lies": Bad("POST", MAPS, b'data: {a: !!bool "x"}', YAML, 400, "BadRequest"),
+    "a time that is none": Bad("POST", MAPS, b'data: {a: !!timestamp "x"}', YAML, 400,
+                               "BadRequest"),
+    "a number that is none": Bad("POST", MAPS, b'data: {a: !!int ""}', YAML, 400, "BadRequest"),
     "an object of Python": Bad("POST", MAPS, b'!!python/object/apply:os.getcwd []', YAML, 400,
                                "BadRequest"),
     "an envelope of nothing": Bad("POST", MAPS, ENVELOPE + b"\xff\xff\xff\xff", (

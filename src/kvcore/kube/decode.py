@@ -189,7 +189,8 @@ def _yaml(body: bytes, kind: str) -> Any:
             return obj
         finally:
             loader.dispose()
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError,
+            AttributeError) as error:         # PyYAML's own, of values that their tags belie
         raise _unrecognized(kind, body, f"yaml: {_yaml_problem(error)}") from None
 
 
