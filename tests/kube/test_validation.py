@@ -15,6 +15,8 @@ import orjson
 import pytest
 from in_process import RESOURCES, Server
 
+from kvcore.kube.validation import pods
+
 RECORDED = orjson.loads((Path(__file__).parent / "recorded.json").read_bytes())
 OBJECTS, ACCEPTED, REFUSED = (RECORDED[key] for key in ("objects", "accepted", "refused"))
 KINDS = sorted({obj["kind"] for obj in OBJECTS})
@@ -155,3 +157,32 @@ def test_a_generated_name_keeps_the_rule_of_its_prefix(server: Server) -> None:
 def test_every_kind_with_rules_is_served() -> None:
     from kvcore.kube.validation import KINDS as RULES
     assert RULES.keys() <= {resource.kind for resource in RESOURCES}
+
+
+def test_a_spec_that_was_sound_once(server: Server) -> None:
+    """Specs are remembered whole: what differs, and what hangs on the name, is looked at."""
+    def pod(name: str, **more: Any) -> dict[str, Any]:
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+            "containers": [{"name": "c", "image": "i", **more}]}}
+
+    for name in ("a", "b"):
+        assert server.create(pod(name))[0] == 201
+    code, answer = server.create(pod("c", ports=[{"containerPort": 0}]))
+    assert (code, answer["details"]["causes"][0]["field"]) == (
+        422, "spec.containers[0].ports[0].containerPort")
+    assert server.create(pod("c", ports=[{"containerPort": 0}]))[0] == 422
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    for name, wanted in (("d", 201), ("x" * 250, 422)):
+        obj = pod(name)
+        obj["spec"]["volumes"] = [{"name": "scratch", "ephemeral": {
+            "volumeClaimTemplate": {"spec": claim}}}]
+        assert server.create(obj)[0] == wanted
+
+
+def test_what_is_remembered_is_bounded(server: Server) -> None:
+    for number in range(pods.SOUND_MAX + 5):
+        code, _ = server.create({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "p"},
+            "spec": {"containers": [{"name": "c", "image": f"i:{number}"}]}})
+        assert code == 201
+    assert len(pods._sound) == pods.SOUND_MAX

@@ -31,6 +31,9 @@ VOLUME_PREFIX = "kube-api-access-"
 MOUNT_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
 TOKEN_SECONDS = 3607
 LOOKS = 10                                       # for the account "default"
+# One a process (upstream: one a pod): it need only differ from a pod's other volumes, and pods made
+# from one template stay equal.
+_volume_name = meta.generate_name(VOLUME_PREFIX)
 
 
 def token_volume(name: str) -> Object:
@@ -166,7 +169,7 @@ def mount_token(spec: Object) -> None:
     name = next((v["name"] for v in volumes if v.get("name", "").startswith(VOLUME_PREFIX)), "")
     found = bool(name)
     if not name:
-        name = meta.generate_name(VOLUME_PREFIX)
+        name = _volume_name
     mounted = False
     for field in ("initContainers", "containers"):
         for container in spec.get(field) or ():
