@@ -240,6 +240,14 @@ class Remote:
             response.close()
 
 
+async def connections_closed() -> None:
+    """Until the running loop has no connections left: a session's close only begins to close
+    them."""
+    registered = asyncio.get_running_loop()._selector.get_map()  # type: ignore[attr-defined]
+    while len(registered) > 1:               # the loop's own pipe
+        await asyncio.sleep(0)
+
+
 class Followers(threading.Thread):
     """Reflectors of all pods. They try again when `serving` is told, and end when they have seen
     the pod that `until` names."""
@@ -271,6 +279,7 @@ class Followers(threading.Thread):
                 Reflector(remote, "/api/v1/pods", watch_list=watch_list)    # type: ignore[arg-type]
                 for watch_list in (True, False)]
             await asyncio.gather(*map(self._follow, self.reflectors))
+        await connections_closed()
 
     async def _follow(self, each: Reflector) -> None:
         while not self.until or ("default", self.until) not in each.store:
