@@ -52,7 +52,10 @@ class Life(Ledger):
     def end(self, strict: bool = True) -> None:
         """Reads go on; behind a failure of the log nothing is written; the directory opens.
 
-        strict: one call failed, so that at most one request's outcome is unknown."""
+        strict: one call failed, so that at most one request's outcome is unknown, and reads go
+        on whatever still fails; two may leave no way to read."""
+        if not strict:
+            self.io.heal()
         unknown = [e for e in self.failed if type(e) is kvcore.OutcomeUnknownError]
         assert len(unknown) <= 1 or not strict
         if not self.db.closed:
