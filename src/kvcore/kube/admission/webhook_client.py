@@ -22,15 +22,17 @@ import errno
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
 from kvcore.kube import meta
 from kvcore.kube.admission.webhook_match import Webhook
 from kvcore.kube.call import Call, Object
+
+if TYPE_CHECKING:                                # loaded with the first webhook: it costs 0.2 s
+    import aiohttp
 
 __all__ = ["CallFailed", "Client", "Resolver", "Verdict"]
 
@@ -88,6 +90,7 @@ class Client:
             raise CallFailed(f"received invalid webhook response: {failed}") from None
 
     async def _post(self, hook: Webhook, body: bytes) -> Object:
+        import aiohttp
         url, address, host = await self._address(hook)
         said = f'Post "{url}?timeout={int(hook.timeout)}s"'
         session = self._session
@@ -310,6 +313,7 @@ def verdict(answer: Object, uid: str, *, mutating: bool) -> Verdict:
 
 def reason(error: aiohttp.ClientError) -> str:
     """Why there was no answer, in the words of Go's net/http where there are some."""
+    import aiohttp
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "EOF"
     cause: BaseException | None = error
