@@ -202,7 +202,8 @@ cdef void drop_chain(BTree* t, uint32_t slot) noexcept nogil:
 
 cdef bint load_order_ok(const BtLoader* b, KvSlice key, const KvVersion* versions,
                         uint32_t n) noexcept nogil:
-    """Whether the key is greater than the last one, and its versions are sound and ascend."""
+    """Whether the key is greater than the last one, and its versions are sound and ascend: of one
+    generation as long as no tombstone lies between them."""
     cdef size_t m = key.len if key.len < b.last_len else b.last_len
     cdef int c = memcmp(key.ptr, b.last, m)
     cdef uint32_t i
@@ -214,6 +215,10 @@ cdef bint load_order_ok(const BtLoader* b, KvSlice key, const KvVersion* version
     for i in range(1, n):
         if versions[i].mod < versions[i - 1].mod or (
                 versions[i].mod == versions[i - 1].mod and versions[i].sub <= versions[i - 1].sub):
+            return False
+        if versions[i].create and versions[i - 1].create and (
+                versions[i].create != versions[i - 1].create
+                or versions[i].version <= versions[i - 1].version):
             return False
     return True
 
