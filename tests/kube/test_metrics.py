@@ -42,7 +42,7 @@ def test_what_a_server_counts() -> None:
             await stream.events()
             k.put("p5"), k.db.put(k.key("bad"), b"damage")
             await stream.events()
-            k.api.metrics.of_admission("LimitRanger", "admit", "CREATE", False, 0.000004)
+            k.api.metrics.of_admission("LimitRanger", "admit", "CREATE", False)(0.000004)
             answer = await k.ask("/metrics")
             assert (answer.code, answer.content_type) == (200, CONTENT_TYPE)
             found = parse(answer.body.decode())

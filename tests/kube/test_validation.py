@@ -15,8 +15,6 @@ import orjson
 import pytest
 from in_process import RESOURCES, Server
 
-from kvcore.kube.validation import pods
-
 RECORDED = orjson.loads((Path(__file__).parent / "recorded.json").read_bytes())
 OBJECTS, ACCEPTED, REFUSED = (RECORDED[key] for key in ("objects", "accepted", "refused"))
 KINDS = sorted({obj["kind"] for obj in OBJECTS})
@@ -177,12 +175,3 @@ def test_a_spec_that_was_sound_once(server: Server) -> None:
         obj["spec"]["volumes"] = [{"name": "scratch", "ephemeral": {
             "volumeClaimTemplate": {"spec": claim}}}]
         assert server.create(obj)[0] == wanted
-
-
-def test_what_is_remembered_is_bounded(server: Server) -> None:
-    for number in range(pods.SOUND_MAX + 5):
-        code, _ = server.create({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "p"},
-            "spec": {"containers": [{"name": "c", "image": f"i:{number}"}]}})
-        assert code == 201
-    assert len(pods._sound) == pods.SOUND_MAX

@@ -31,7 +31,8 @@ MANAGER_MAX = 128                        # bytes of a fieldManager
 
 @dataclass(slots=True)
 class Options:
-    """What the query says of a write: dryRun, fieldValidation, fieldManager."""
+    """What the query says of a write: dryRun, fieldValidation, fieldManager. Those of a request
+    that says nothing are shared, and only read."""
 
     dry_run: bool = False
     field_validation: str = "Warn"          # Ignore | Warn | Strict; upstream's default is Warn
@@ -61,6 +62,9 @@ class Options:
         return cls("dryRun" in query, validation or "Warn", manager)
 
 
+DEFAULTS = Options()
+
+
 @dataclass(slots=True)
 class Call:
     """See the module. `object` is the call's own: stages may change it in place. `old`: the
@@ -76,13 +80,15 @@ class Call:
     name: str = ""
     object: Object = field(default_factory=dict)
     old: Object | None = None
-    options: Options = field(default_factory=Options)
+    options: Options = field(default_factory=lambda: DEFAULTS)
     warnings: list[str] = field(default_factory=list)
     key: bytes = b""
     encoded: bytes = b""
     revision: int = 0
     generated: bool = False
     repeated: list[str] | None = None       # keys that a YAML body gives twice, if it is known
+    sent_spec: bytes = b""                  # of a new pod, as JSON; none: nobody may remember it
+    known_spec: bytes | None = None         # what defaulting makes of it, if that is known
     admission: Review | None = None         # what admission remembers of this call
 
     @property

@@ -41,6 +41,7 @@ from kvcore.kube.metrics import Histogram
 from kvcore.kube.request import ADMIN, Answer, Request, Target
 from kvcore.kube.resources import Resource
 from kvcore.kube.storage import Exists
+from kvcore.kube.templates import fill_in, recall
 from kvcore.kube.validation import check_fields, validate_create
 from kvcore.kube.views import renamed
 
@@ -63,6 +64,8 @@ def decode(call: Call) -> None:
         call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""),
                                   call.resource.kind)
     check_named(call, call.object, call.resource.kind)
+    if call.resource.kind == "Pod":
+        recall(call)
     check_fields(call)                         # before anything else has touched the object
     check_identity(call)
     metadata = call.object["metadata"]
@@ -106,31 +109,40 @@ def check_named(call: Call, obj: Object, kind: str) -> None:
 def check_kind(call: Call, obj: Object, api_version: str, kind: str) -> None:
     """The body must be what the path serves; a body that is silent is taken to be. Errors: 400."""
     said_version, said_kind = obj.get("apiVersion") or api_version, obj.get("kind") or kind
-    version = said_version.rpartition("/")[2]
-    what = f'{said_kind} in version "{version}" cannot be handled as a {kind}'
-    if (said_version, said_kind) != (api_version, kind):
+    if said_version != api_version or said_kind != kind:
+        version = said_version.rpartition("/")[2]
         if call.api.resources.of_kind(said_version, said_kind) is None:
-            raise status.bad_request(f'{what}: no kind "{said_kind}" is registered for version '
-                                     f'"{said_version}" in scheme "pkg/runtime/scheme.go:111"')
+            raise cannot(said_version, said_kind, kind, f'no kind "{said_kind}" is registered for '
+                         f'version "{said_version}" in scheme "pkg/runtime/scheme.go:111"')
         group = api_version.rpartition("/")[0].partition(".")[0] or "core"
-        raise status.bad_request(f"{what}: converting ({version}.{said_kind}) to "
-                                 f"({group}.{kind}): unknown conversion")
+        raise cannot(said_version, said_kind, kind, f"converting ({version}.{said_kind}) to "
+                     f"({group}.{kind}): unknown conversion")
     obj["apiVersion"], obj["kind"] = said_version, said_kind
     metadata = obj.get("metadata")
     if metadata is None:
         obj["metadata"] = metadata = {}
     elif not isinstance(metadata, dict):
-        raise status.bad_request(f"{what}: json: cannot unmarshal {json_type(metadata)} into Go "
-                                 f"struct field {kind}.metadata of type v1.ObjectMeta")
+        raise cannot(said_version, kind, kind, f"json: cannot unmarshal {json_type(metadata)} into "
+                     f"Go struct field {kind}.metadata of type v1.ObjectMeta")
     for part in ("name", "namespace", "generateName", "uid", "resourceVersion"):
         value = metadata.get(part)
         if value is not None and not isinstance(value, str):
-            raise status.bad_request(f"{what}: json: cannot unmarshal {json_type(value)} into Go "
-                                     f"struct field ObjectMeta.metadata.{part} of type string")
+            raise cannot(said_version, kind, kind, f"json: cannot unmarshal {json_type(value)} "
+                         f"into Go struct field ObjectMeta.metadata.{part} of type string")
+
+
+def cannot(api_version: str, kind: str, wanted: str, why: str) -> status.ApiError:
+    """400: what a body says it is, or how it says it."""
+    version = api_version.rpartition("/")[2]
+    return status.bad_request(f'{kind} in version "{version}" cannot be handled as a {wanted}: '
+                              f"{why}")
 
 
 def default(call: Call) -> None:
-    apply_defaults(call.object)
+    if call.resource.kind == "Pod":
+        fill_in(call)
+    else:
+        apply_defaults(call.object)
 
 
 def mutate(call: Call) -> Awaitable[None] | None:

@@ -25,13 +25,14 @@ Object = dict[str, Any]
 SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"      # no vowels, nothing read two ways
 SUFFIX_LENGTH = 5
 SUFFIXES: int = len(SUFFIX_LETTERS) ** SUFFIX_LENGTH
+PAIRS = tuple(a + b for b in SUFFIX_LETTERS for a in SUFFIX_LETTERS)
 MAX_NAME = 63
 GENERATED_TRIES = 8                                 # names tried before a clash is told
 
 
 def draw() -> int:
     """The number of a suffix, from the system's randomness."""
-    return _entropy.take() % SUFFIXES
+    return int.from_bytes(_entropy.take(), "big") % SUFFIXES
 
 
 def generate_name(base: str) -> str:
@@ -41,11 +42,9 @@ def generate_name(base: str) -> str:
     >>> len(name), name[:4]
     (9, 'web-')
     """
-    number, suffix = draw(), ""
-    for _ in range(SUFFIX_LENGTH):
-        number, letter = divmod(number, len(SUFFIX_LETTERS))
-        suffix += SUFFIX_LETTERS[letter]
-    return base[:MAX_NAME - SUFFIX_LENGTH] + suffix
+    rest, first = divmod(draw(), len(PAIRS))
+    third, second = divmod(rest, len(PAIRS))
+    return base[:MAX_NAME - SUFFIX_LENGTH] + PAIRS[first] + PAIRS[second] + SUFFIX_LETTERS[third]
 
 
 class _Entropy:
@@ -60,24 +59,23 @@ class _Entropy:
     def _forget(self) -> None:
         self._bytes, self._at = b"", 0
 
-    def take(self) -> int:
-        """A number of 128 bits."""
+    def take(self) -> bytes:
+        """16 bytes."""
         at = self._at
         if at >= len(self._bytes):
             self._bytes, at = os.urandom(4096), 0
         self._at = at + 16
-        return int.from_bytes(self._bytes[at:at + 16], "big")
+        return self._bytes[at:at + 16]
 
 
 _entropy = _Entropy()                               # of the event loop's thread
-_CLEAR = ~(0xF000 << 64 | 0xC000 << 48)
-_SET = 0x4000 << 64 | 0x8000 << 48
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def new_uid() -> str:
     """A random UUID (version 4). Cost: 0.7 us; uuid.uuid4: 2.5."""
-    digits = f"{_entropy.take() & _CLEAR | _SET:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    d = _entropy.take().hex()
+    return f"{d[:8]}-{d[8:12]}-4{d[13:16]}-{_VARIANT[d[16]]}{d[17:20]}-{d[20:]}"
 
 
 _last = (0, "1970-01-01T00:00:00Z")                 # one tuple: read and replaced whole
@@ -115,6 +113,8 @@ LABEL_1035_RULE = (
     "regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')")
 
 NO_DOTS = "must not contain dots"
+RULES = {"subdomain": (SUBDOMAIN, SUBDOMAIN_RULE, 253), "label": (LABEL_1123, LABEL_RULE, 63),
+         "label1035": (LABEL_1035, LABEL_1035_RULE, 63)}
 
 
 def name_problem(name: str, rule: str = "subdomain") -> str | None:
@@ -128,11 +128,7 @@ def name_problem(name: str, rule: str = "subdomain") -> str | None:
     """
     if rule == "path":
         return segment_problem(name)
-    pattern, words, longest = {
-        "subdomain": (SUBDOMAIN, SUBDOMAIN_RULE, 253),
-        "label": (LABEL_1123, LABEL_RULE, 63),
-        "label1035": (LABEL_1035, LABEL_1035_RULE, 63),
-    }[rule]
+    pattern, words, longest = RULES[rule]
     if len(name) > longest:
         return f"must be no more than {longest} characters"
     if pattern.match(name):

@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 __all__ = ["BUILT_IN", "Resource", "Resources"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Resource:
-    """One served resource. `stored`: the last parts of its key in upstream's layout, where they
-    differ from the plural; `names`: the rule of kvcore.kube.meta.name_problem."""
+    """One served resource, equal to itself only. `stored`: the last parts of its key in upstream's
+    layout, where they differ from the plural; `names`: the rule of kvcore.kube.meta.name_problem.
+    """
 
     group: str
     version: str

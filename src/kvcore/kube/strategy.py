@@ -28,8 +28,8 @@ Object = dict[str, Any]
 
 # Kinds whose metadata.generation begins with 1; others begin without one.
 COUNTED = frozenset(GENERATION) - WITHOUT_FIRST
-# Kinds whose status a create does not take from the client.
-STATUS_IS_OURS = COUNTED | {
+# Kinds whose status a create does not take from the client; pods' is begun by `_pod`.
+STATUS_IS_OURS = (COUNTED - {"Pod"}) | {
     "Namespace", "Service", "PersistentVolume", "PersistentVolumeClaim", "ResourceQuota",
     "HorizontalPodAutoscaler", "VolumeAttachment", "CertificateSigningRequest",
 }
@@ -42,9 +42,9 @@ def prepare_create(call: Call) -> None:
     if name is None:
         return
     kind, metadata = call.resource.kind, obj["metadata"]
-    managed = metadata.get("managedFields", ())
-    if any(entry.get("operation") not in ("Apply", "Update")
-           or entry.get("fieldsType") != "FieldsV1" for entry in managed):
+    managed = metadata.get("managedFields")
+    if managed and any(entry.get("operation") not in ("Apply", "Update")
+                       or entry.get("fieldsType") != "FieldsV1" for entry in managed):
         del metadata["managedFields"]        # what cannot be read is begun anew
     if kind in COUNTED:
         metadata["generation"] = 1

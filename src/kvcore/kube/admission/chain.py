@@ -53,7 +53,9 @@ ALL_OPERATIONS = frozenset({"CREATE", "UPDATE", "DELETE", "CONNECT"})
 WRITES = frozenset({"CREATE", "UPDATE"})
 
 Hook = Callable[[Call], Awaitable[None] | None]
-Observe = Callable[[str, str, str, bool, float], None]     # name, type, operation, rejected, s
+Seconds = Callable[[float], None]
+Observe = Callable[[str, str, str, bool], Seconds]         # name, type, operation, rejected
+Timed = tuple[str, Hook, Seconds]
 
 
 class Plugin(Protocol):
@@ -108,7 +110,8 @@ def forbidden(call: Call, why: str, causes: Iterable[status.Cause] = ()) -> stat
 class Chain:
     """Plugins in order; see the module.
 
-    Args: observe: takes the time of each hook; async_admission: defer validation of creates.
+    Args: observe: gives, for a hook, what takes its times; async_admission: defer validation of
+    creates.
     """
 
     def __init__(self, plugins: Iterable[Plugin] = (), observe: Observe | None = None, *,
@@ -118,18 +121,23 @@ class Chain:
         self.rolled_back = self.kept = 0      # refused late: deleted; changed by then, so left
         self._observe = observe
         self._late: set[asyncio.Task[None]] = set()
-        self._hooks: dict[tuple[str, str], list[tuple[str, Hook]]] = {}
+        self._hooks: dict[tuple[str, str], list[Timed]] = {}
+        self._find_hooks()
+
+    def _find_hooks(self) -> None:
+        observe = self._observe or (lambda *said: lambda seconds: None)
         for operation in ALL_OPERATIONS:
             for kind in ("admit", "validate"):
                 self._hooks[kind, operation] = [
-                    (p.name, getattr(p, kind)) for p in self.plugins
-                    if operation in p.operations and hasattr(p, kind)]
+                    (p.name, getattr(p, kind), observe(p.name, kind, operation, False))
+                    for p in self.plugins if operation in p.operations and hasattr(p, kind)]
 
     async def start(self, api: Api) -> None:
         """Begin the work of plugins that have some beside the calls; before the first call. Times
         go to the Api's metrics, unless somebody else takes them."""
         if self._observe is None:
             self._observe = api.metrics.of_admission
+            self._find_hooks()
         for plugin in self.plugins:
             if hasattr(plugin, "start"):
                 await plugin.start(api)
@@ -174,42 +182,42 @@ class Chain:
     def _run(self, kind: str, call: Call) -> Awaitable[None] | None:
         """Without a coroutine as long as no plugin waits for anything."""
         hooks = self._hooks[kind, call.operation]
-        for i, (name, hook) in enumerate(hooks):
-            before = perf_counter()
-            try:
+        before, at = perf_counter(), 0
+        try:
+            for at, (_, hook, took) in enumerate(hooks):
                 waiting = hook(call)
-            except Exception as error:
-                raise self._refused(name, kind, call, error, before) from error
-            if waiting is not None:
-                return self._rest(kind, call, hooks[i + 1:], name, waiting, before)
-            if self._observe is not None:
-                self._observe(name, kind, call.operation, False, perf_counter() - before)
+                if waiting is not None:
+                    return self._rest(kind, call, hooks[at:], waiting, before)
+                now = perf_counter()
+                took(now - before)
+                before = now
+        except Exception as error:
+            raise self._refused(hooks[at][0], kind, call, error, before) from error
         return None
 
-    async def _rest(self, kind: str, call: Call, hooks: list[tuple[str, Hook]], name: str,
+    async def _rest(self, kind: str, call: Call, hooks: list[Timed],
                     waiting: Awaitable[None] | None, before: float) -> None:
-        while True:
-            try:
+        """From the first hook on that waits, which it does already."""
+        (name, _, took), *hooks = hooks
+        try:
+            while True:
                 if waiting is not None:
                     await waiting
-            except Exception as error:
-                raise self._refused(name, kind, call, error, before) from error
-            if self._observe is not None:
-                self._observe(name, kind, call.operation, False, perf_counter() - before)
-            if not hooks:
-                return
-            (name, hook), *hooks = hooks
-            before, waiting = perf_counter(), None
-            try:
+                now = perf_counter()
+                took(now - before)
+                before = now
+                if not hooks:
+                    return
+                (name, hook, took), *hooks = hooks
                 waiting = hook(call)
-            except Exception as error:
-                raise self._refused(name, kind, call, error, before) from error
+        except Exception as error:
+            raise self._refused(name, kind, call, error, before) from error
 
     def _refused(self, name: str, kind: str, call: Call, error: Exception,
                  before: float) -> status.ApiError:
         """A refusal as it is, anything else as the plugin's failure."""
         if self._observe is not None:
-            self._observe(name, kind, call.operation, True, perf_counter() - before)
+            self._observe(name, kind, call.operation, True)(perf_counter() - before)
         if isinstance(error, status.ApiError):
             return error
         _log.error("admission plugin %s failed", name, exc_info=error)

@@ -56,9 +56,7 @@ class Lister:
 
     def key(self, namespace: str, name: str) -> bytes:
         """After `cacher`, which finds the prefix."""
-        if namespace:
-            return b"%b%b/%b" % (self.prefix, namespace.encode(), name.encode())
-        return b"%b%b" % (self.prefix, name.encode())
+        return self.prefix + (f"{namespace}/{name}" if namespace else name).encode()
 
     def get(self, api: Api, namespace: str, name: str) -> Object | None:
         """As the cache has it."""

@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import orjson
@@ -53,7 +54,7 @@ class Policy:
     audit: Standard = Standard()
     warn: Standard = Standard()
 
-    @property
+    @cached_property
     def privileged(self) -> bool:
         return {self.enforce.level, self.audit.level, self.warn.level} == {"privileged"}
 

@@ -166,18 +166,21 @@ def enforces_secrets(account: Object) -> bool:
 def mount_token(spec: Object) -> None:
     """The volume, unless there is one already, and its mounts, where nothing is mounted yet."""
     volumes = spec.get("volumes") or []
-    name = next((v["name"] for v in volumes if v.get("name", "").startswith(VOLUME_PREFIX)), "")
-    found = bool(name)
-    if not name:
-        name = _volume_name
+    name, found = _volume_name, False
+    for volume in volumes:
+        if volume.get("name", "").startswith(VOLUME_PREFIX):
+            name, found = volume["name"], True
+            break
     mounted = False
-    for field in ("initContainers", "containers"):
-        for container in spec.get(field) or ():
-            mounts = container.get("volumeMounts") or []
-            if not any(mount.get("mountPath") == MOUNT_PATH for mount in mounts):
-                container["volumeMounts"] = [*mounts, {"name": name, "readOnly": True,
-                                                       "mountPath": MOUNT_PATH}]
-                mounted = True
+    for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
+        mounts = container.get("volumeMounts") or []
+        for mount in mounts:
+            if mount.get("mountPath") == MOUNT_PATH:
+                break
+        else:
+            container["volumeMounts"] = [*mounts, {"name": name, "readOnly": True,
+                                                   "mountPath": MOUNT_PATH}]
+            mounted = True
     if mounted and not found:
         spec["volumes"] = [*volumes, token_volume(name)]
 

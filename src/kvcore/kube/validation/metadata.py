@@ -7,6 +7,7 @@ apis/meta/v1/validation. May not know: kinds.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from kvcore.kube.meta import name_problem
@@ -36,13 +37,17 @@ FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
 SUBRESOURCE_MAX = 256
 
 
+# Namespaces and prefixes: few of them, seen again and again.
+known_problem = lru_cache(4096)(name_problem)
+
+
 def check_create(errs: Errors, meta: Object, names: str, namespaced: bool) -> None:
     """Args: names: the rule of the kind's names (kvcore.kube.meta.name_problem)."""
     prefix = meta.get("generateName")
     if prefix:
         # what is generated ends in letters: a dash at the end of the prefix is none at the end
         whole = prefix[:-2] + "a" if len(prefix) > 1 and prefix[-1] == "-" else prefix
-        problem = name_problem(whole, names)
+        problem = known_problem(whole, names)
         if problem:
             invalid(errs, "metadata.generateName", prefix, problem)
     name = meta.get("name")
@@ -57,7 +62,7 @@ def check_create(errs: Errors, meta: Object, names: str, namespaced: bool) -> No
         if not namespace:
             required(errs, "metadata.namespace")
         else:
-            problem = name_problem(namespace, "label")
+            problem = known_problem(namespace, "label")
             if problem:
                 invalid(errs, "metadata.namespace", namespace, problem)
     elif meta.get("namespace"):
@@ -79,8 +84,9 @@ def check_common(errs: Errors, meta: Object) -> None:
         _check_owners(errs, meta["ownerReferences"], "metadata.ownerReferences")
     if "finalizers" in meta:
         _check_finalizers(errs, meta["finalizers"])
-    for i, entry in enumerate(meta.get("managedFields", ())):
-        _check_managed(errs, entry, f"metadata.managedFields[{i}]")
+    if "managedFields" in meta:
+        for i, entry in enumerate(meta["managedFields"]):
+            _check_managed(errs, entry, f"metadata.managedFields[{i}]")
     for i, finalizer in enumerate(meta.get("finalizers", ())):
         if "/" not in finalizer and finalizer not in FINALIZERS:
             invalid(errs, f"metadata.finalizers[{i}]", finalizer,

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from kvcore.kube.templates import Memo
 from kvcore.kube.validation.containers import (
     check_containers,
     check_id,
@@ -47,10 +48,9 @@ DNS = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
 DEADLINE_MAX = 2147483647
 
 
-# Specs without a fault, as JSON: those made from one template are equal, and need one look. What
-# an ephemeral volume is called hangs on the pod's name; such a spec is looked at each time.
-_sound: dict[bytes, None] = {}
-SOUND_MAX, SOUND_BYTES = 512, 16 * 1024
+# Specs without a fault. What an ephemeral volume is called hangs on the pod's name; such a spec is
+# looked at each time.
+_sound: Memo[bool] = Memo()
 
 
 def check_pod(errs: Errors, obj: Object) -> None:
@@ -58,12 +58,10 @@ def check_pod(errs: Errors, obj: Object) -> None:
     was."""
     spec = obj["spec"]
     said = orjson.dumps(spec)
-    if said not in _sound:
+    if not _sound.get(said):
         check_pod_spec(errs, spec, "spec", obj["metadata"].get("name", ""), is_pod=True)
-        if not errs and len(said) <= SOUND_BYTES and b'"ephemeral":' not in said:
-            if len(_sound) >= SOUND_MAX:
-                del _sound[next(iter(_sound))]
-            _sound[said] = None
+        if not errs and b'"ephemeral":' not in said:
+            _sound.put(said, True)
     if spec.get("ephemeralContainers"):
         forbidden(errs, "spec.ephemeralContainers", "cannot be set on create")
     if spec.get("nodeName") and spec.get("schedulingGates"):
