@@ -67,6 +67,8 @@ REFUSED: list[tuple[str, Any, int, str, str]] = [
      'strconv.ParseInt: parsing "abc": invalid syntax'),
     ("", {"gracePeriodSeconds": "x"}, 400, "BadRequest", "json: cannot unmarshal string into Go "
      "struct field DeleteOptions.gracePeriodSeconds of type int64"),
+    ("", b"{", 400, "BadRequest", "couldn't get version/kind; json parse error: unexpected end of "
+     "JSON input"),
     ("", {"kind": "Pod", "apiVersion": "v1"}, 400, "BadRequest", 'no kind "Pod" is registered for '
      'version "v1" in scheme "pkg/runtime/scheme.go:111"'),
 ]

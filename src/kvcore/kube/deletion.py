@@ -100,6 +100,14 @@ class DeleteOptions(Options):
         found.check()
         return found
 
+    def said(self) -> Object:
+        before = {"uid": self.uid, "resourceVersion": self.revision}
+        fields = {"gracePeriodSeconds": self.grace, "orphanDependents": self.orphan,
+                  "propagationPolicy": self.policy,
+                  "preconditions": {k: v for k, v in before.items() if v is not None} or None,
+                  "dryRun": ["All"] if self.dry_run else None}
+        return {key: value for key, value in fields.items() if value is not None}
+
     def _dry(self, said: list[Any]) -> None:
         if any(value != "All" for value in said):
             raise status.invalid_options("DeleteOptions", [
@@ -122,8 +130,9 @@ class DeleteOptions(Options):
 
 def _shorter(error: ApiError) -> ApiError:
     """Upstream does not say here what the object should have been."""
-    error.message = error.message.replace(
-        "the object provided is unrecognized (must be of type Object): ", "")
+    said = "the object provided is unrecognized (must be of type Object): "
+    if error.message.startswith(said):
+        error.message = error.message.removeprefix(said).rpartition(" (")[0]
     return error
 
 
