@@ -72,7 +72,8 @@ VERBS: dict[str, Verb] = {
 LARGE_BODY = 128 * 1024              # bytes of a body that is not read in the event loop
 LARGE_AT_ONCE = 2
 READ_APART = frozenset({"create", "update"})
-KINDS_SENT = {"binding": "Binding", "eviction": "Eviction", "scale": "Scale"}
+KINDS_SENT = {"binding": "Binding", "eviction": "Eviction", "scale": "Scale",
+              "token": "TokenRequest"}
 ON_COLLECTIONS = frozenset({"create", "list", "watch", "deletecollection"})
 OF_ALL_NAMESPACES = frozenset({"list", "watch"})
 OPTIONS = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
@@ -165,8 +166,6 @@ class Api:
     async def _read_apart(self, call: Call) -> None:
         """The object of a large body, read in a thread: nobody else waits for it."""
         headers, kind = call.request.headers, KINDS_SENT.get(call.subresource, call.resource.kind)
-        if (call.resource.qualified, call.subresource) in REVIEWS:
-            kind = "Object"
 
         def read() -> tuple[Object, Texts | None]:
             body, said = call.request.body, headers.get("content-type", "")
@@ -187,11 +186,14 @@ class Api:
         elif target.namespace and not (resource.kind == "Namespace"
                                        and target.name == target.namespace):
             raise status.no_such_path()
+        if target.rest:
+            raise status.no_such_path()
         review = REVIEWS.get((resource.qualified, target.subresource))
         if review is not None:
             whole = not target.subresource
-            if (target.verb != "create" or whole and target.name
-                    or resource.namespaced and not target.namespace):
+            if whole and target.name or resource.namespaced and not target.namespace:
+                raise status.no_such_path()
+            if target.verb != "create":
                 raise status.method_not_allowed()
             verb: Verb | None = review
         elif target.subresource:
