@@ -81,15 +81,15 @@ def drop_repeated_owners(call: Call, when: str = "") -> None:
     owners = call.object["metadata"].get("ownerReferences") or ()
     if len(owners) < 2:
         return
-    kept: list[Object] = []
+    kept: dict[bytes, Object] = {}
     repeated = []
     for owner in owners:
-        if owner in kept:
+        text = orjson.dumps(owner, option=orjson.OPT_SORT_KEYS)
+        if text in kept:
             repeated.append(owner.get("uid", ""))
-        else:
-            kept.append(owner)
+        kept.setdefault(text, owner)
     if repeated:
-        call.object["metadata"]["ownerReferences"] = kept
+        call.object["metadata"]["ownerReferences"] = [*kept.values()]
         call.warn(f".metadata.ownerReferences contains duplicate entries{when}; API server dedups "
                   "owner references in 1.20+, and may reject such requests as early as 1.24; "
                   f"please fix your requests; duplicate UID(s) observed: {', '.join(repeated)}")
