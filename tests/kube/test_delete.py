@@ -247,6 +247,14 @@ def test_a_collection(kube: Kube) -> None:
     assert kube.call("DELETE", "/api/v1/namespaces").code == 405
 
 
+def test_a_collection_in_yaml(kube: Kube) -> None:
+    kube.make(CONFIG_MAPS, config_map("a"))
+    answer = kube.run(kube.ask("DELETE", CONFIG_MAPS, headers={"accept": "application/yaml"}))
+    assert (answer.code, answer.content_type) == (200, "application/yaml")
+    assert b"kind: ConfigMapList" in answer.body and b"name: a" in answer.body
+    assert kube.call("GET", CONFIG_MAPS).obj["items"] == []
+
+
 def test_a_collection_waits_for_finalizers(kube: Kube) -> None:
     kube.make(CONFIG_MAPS, config_map("a", finalizers=["x.y/z"]))
     kube.make(CONFIG_MAPS, config_map("b"))

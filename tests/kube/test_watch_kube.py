@@ -129,6 +129,20 @@ def test_namespaces_and_names() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_the_past_of_one_name(known: bool) -> None:
+    """What begins with the same letters is another object, in the past too."""
+    async def main() -> None:
+        async with kube() as k:
+            if known:                          # else it comes from the store's history
+                k.api.feed.cacher(k.resource())
+            k.put("p", "a"), k.put("p1", "a"), k.delete("p1", "a"), k.delete("p", "a")
+            stream = await k.watch("resourceVersion=1", "/api/v1/watch/namespaces/a/pods/p")
+            assert short(await stream.events()) == [("ADDED", "p", 2), ("DELETED", "p", 5)]
+            await stream.close()
+    run(main)
+
+
 def test_the_path_and_the_selector_must_agree() -> None:
     async def main() -> None:
         async with kube() as k:
@@ -402,6 +416,18 @@ def test_believed_and_not_json() -> None:
             assert k.api.feed.restarts == 0
             assert [item["metadata"]["name"] for item in (
                 await k.json(f"{PODS}?labelSelector=app=web"))["items"]] == ["b"]
+    run(main)
+
+
+def test_an_answer_that_is_read_too_late() -> None:
+    """The server has stopped before the first chunk was asked for: the watch ends."""
+    async def main() -> None:
+        async with kube() as k:
+            k.put("a")
+            late = [await k.watch(query) for query in ("", "resourceVersion=1")]
+            await k.api.stop()
+            for stream in late:
+                assert await stream.events() == [] and stream.ended
     run(main)
 
 

@@ -33,7 +33,8 @@ from kvcore.kube import meta, status
 from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.codec import object_of
 from kvcore.kube.decode import decode_body
-from kvcore.kube.reading import list_objects
+from kvcore.kube.negotiation import YAML, as_yaml, negotiate
+from kvcore.kube.reading import list_json
 from kvcore.kube.request import Answer, is_true
 from kvcore.kube.status import ApiError, Cause
 from kvcore.kube.storage import Changed
@@ -357,7 +358,8 @@ async def delete_collection(call: Call) -> Answer:
     """DELETE of all that a list with the same parameters shows; those who go meanwhile are no
     error. Returns: 200 and that list. Not atomic."""
     options = DeleteOptions.read(call)
-    listed = await list_objects(call)
+    accept = negotiate(call.request.headers.get("accept", ""))
+    listed = await list_json(call)
     items = orjson.loads(listed.body)["items"]
     names = iter([(item["metadata"].get("namespace", ""), item["metadata"]["name"])
                   for item in items])
@@ -377,4 +379,4 @@ async def delete_collection(call: Call) -> Answer:
     finally:
         for worker in workers:
             worker.cancel()
-    return listed
+    return as_yaml(listed) if accept == YAML else listed

@@ -35,7 +35,7 @@ from kvcore.kube.negotiation import YAML, as_yaml, negotiate
 from kvcore.kube.request import Answer
 from kvcore.kube.selectors import Selector
 
-__all__ = ["get", "list_objects"]
+__all__ = ["get", "list_json", "list_objects"]
 
 CONTINUE_TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. You can start "
@@ -83,12 +83,13 @@ async def list_objects(call: Call) -> Answer:
     Errors: 400, 406, 410, 422, 504; 500 for bytes that are no object. Cost: 100 us a page of 500.
     """
     accept = negotiate(call.request.headers.get("accept", ""))
-    options = ListOptions.of(call, watching=False)
-    answer = await _list(call, options)
+    answer = await list_json(call)
     return as_yaml(answer) if accept == YAML else answer
 
 
-async def _list(call: Call, options: ListOptions) -> Answer:
+async def list_json(call: Call) -> Answer:
+    """The same, whatever the client accepts."""
+    options = ListOptions.of(call, watching=False)
     api, limit, revision = call.api, max(options.limit, 0), options.revision
     prefix = api.layout.prefix(call.resource, call.namespace)
     span = prefix, prefix[:-1] + b"0"                 # "/" + 1

@@ -157,12 +157,14 @@ async def _stream(call: Call, options: ListOptions, cacher: Cacher) -> AsyncIter
     running(1)
     try:
         sent = False
+        feed.usable()                         # once it has ended nobody would close the watcher
         for chunk in begin:
             if chunk:
                 sent = True
                 count(chunk.count(b"\n"))
                 yield chunk
             await asyncio.sleep(0)
+            feed.usable()
             if watcher.closed:
                 return
         if not sent:
