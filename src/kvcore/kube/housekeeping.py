@@ -9,8 +9,11 @@
 
 Each thing is done by "put if absent" or "put if unchanged", so several servers over one store may
 all do it, and it happens once. An object that may not go yet (finalizers, a pod's grace) is waited
-for by a watch of deletions, not by asking again. A pod on a node that does not exist has nobody who
-would end it: it is deleted without grace, as upstream's pod garbage collector does.
+for by a watch of deletions, not by asking again; what fails (a webhook, a full store) is tried
+again after pauses that double. A namespace may come again under its name while some server still
+ends the one before: an end belongs to a uid, and so does each delete in it. A pod on a node that
+does not exist has nobody who would end it: it is deleted without grace, as upstream's pod garbage
+collector does.
 Source: kube-controller-manager: namespace controller, serviceaccounts controller, root-ca-cert
 publisher, podgc; kube-apiserver: controlplane/controller/systemnamespaces.
 """
@@ -21,11 +24,13 @@ import asyncio
 import copy
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from kvcore.errors import Error, NoSpaceError, StorageError
+from kvcore import KeyValue
+from kvcore.errors import ClosedError, CompactedError, Error
 from kvcore.kube import status
 from kvcore.kube.call import Call, Object
 from kvcore.kube.changing import VIEWS, change, ends
@@ -44,6 +49,8 @@ __all__ = ["Housekeeping", "SYSTEM_NAMESPACES"]
 
 _log = logging.getLogger("kvcore.kube")
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+AT_ONCE = 64                                   # deletes of one namespace under way together
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 CONTROLLER = User("system:serviceaccount:kube-system:namespace-controller",
                   ("system:serviceaccounts", "system:serviceaccounts:kube-system",
@@ -60,7 +67,7 @@ class Housekeeping:
     def __init__(self, api: Api, ca: str = "") -> None:
         self.api, self.ca = api, ca
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}     # by name and uid
         self._namespaces = self._resource("namespaces")
         self._accounts = self._resource("serviceaccounts")
         self._maps = self._resource("configmaps")
@@ -79,8 +86,7 @@ class Housekeeping:
         await asyncio.gather(*(self._plant(self._namespaces, _named("Namespace", name))
                                for name in SYSTEM_NAMESPACES))
         await self._finish_deletes()
-        rows = api.store.range(prefix=api.layout.prefix(self._namespaces))
-        await asyncio.gather(*(self._see(kv.value) for kv in rows))
+        await self._see_all()
         self._run(self._follow(self._namespaces, revision))
         for resource in (self._accounts, self._maps):
             self._run(self._restore(resource, revision))
@@ -111,36 +117,83 @@ class Housekeeping:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(_tell)
+        task.add_done_callback(self._tasks.discard)
 
     # --- what each namespace has ----------------------------------------------------------------
 
     async def _follow(self, resource: Resource, revision: int) -> None:
         prefix = self.api.layout.prefix(resource)
-        with self.api.store.watch(prefix=prefix, no_delete=True,
-                                  start_revision=revision + 1) as watch:
-            async for response in watch:
-                await asyncio.gather(*(self._see(event.kv.value)
-                                       for event in response.events))
+        while True:
+            try:
+                with self.api.store.watch(prefix=prefix, no_delete=True,
+                                          start_revision=revision + 1) as watch:
+                    async for response in watch:
+                        await asyncio.gather(*(self._see(event.kv.value)
+                                               for event in response.events))
+                return
+            except CompactedError:             # it was too slow: what counts is how things are now
+                revision = self.api.store.revision
+                await self._see_all()
+
+    async def _see_all(self) -> None:
+        rows = self.api.store.range(prefix=self.api.layout.prefix(self._namespaces))
+        await asyncio.gather(*(self._see(kv.value) for kv in rows))
 
     async def _see(self, stored: bytes) -> None:
         """A namespace as it was stored; another program's bytes that are none are left alone."""
-        try:
-            namespace = orjson.loads(readable(stored, 0, "Namespace"))
-        except Damaged:
+        namespace = _read(stored)
+        if namespace is None:
             return
-        name = namespace["metadata"]["name"]
+        name, uid = namespace["metadata"]["name"], namespace["metadata"].get("uid", "")
         if "deletionTimestamp" in namespace["metadata"]:
-            if name not in self._ending:
-                task = asyncio.get_running_loop().create_task(self._end(name))
-                self._ending[name] = task
+            if (name, uid) not in self._ending:
+                task = asyncio.get_running_loop().create_task(self._end(name, uid))
+                self._ending[name, uid] = task
                 task.add_done_callback(_tell)
-            return
+        elif not await self._equip(name):
+            self._run(self._equip_later(name))
+
+    def _stored(self, name: str) -> Object | None:
+        """The namespace of that name as it is stored now."""
+        found = self.api.store.get(self.api.layout.key(self._namespaces, "", name))
+        return None if found is None else _read(found.value)
+
+    def _lives(self, name: str) -> bool:
+        namespace = self._stored(name)
+        return namespace is not None and "deletionTimestamp" not in namespace["metadata"]
+
+    async def _equip(self, name: str) -> bool:
+        """Gives a namespace its two objects. Returns: False when it must be tried again."""
+        if not self._lives(name):              # this server is behind
+            return True
         try:
             await asyncio.gather(
                 self._plant(self._accounts, _named("ServiceAccount", "default"), name),
                 self._plant(self._maps, self._ca_map(), name))
-        except (status.ApiError, NoSpaceError, StorageError) as error:
+            if not self._lives(name):          # it went meanwhile, and nobody looks there again
+                await asyncio.gather(self._uproot(self._accounts, name, "default"),
+                                     self._uproot(self._maps, name, CA_NAME))
+        except ClosedError:
+            raise
+        except (status.ApiError, Error) as error:
             _log.error("namespace %s has no account or CA yet: %s", name, error)
+            return False
+        return True
+
+    async def _equip_later(self, name: str) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            await asyncio.sleep(pause)
+            if await self._equip(name):
+                return
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _uproot(self, resource: Resource, namespace: str, name: str) -> None:
+        key = self.api.layout.key(resource, namespace, name)
+        found = self.api.store.get(key)
+        if found is not None:
+            with suppress(Changed):            # somebody else deleted it
+                await self.api.objects.remove(key, found.mod_revision)
 
     def _ca_map(self) -> Object:
         return {**_named("ConfigMap", CA_NAME, {"annotations": {
@@ -154,63 +207,118 @@ class Housekeeping:
 
     async def _restore(self, resource: Resource, revision: int) -> None:
         """Makes the two objects again when they are deleted and their namespace is not."""
-        api, prefix = self.api, self.api.layout.prefix(resource)
+        prefix = self.api.layout.prefix(resource)
+        while True:
+            try:
+                with self.api.store.watch(prefix=prefix, no_put=True,
+                                          start_revision=revision + 1) as watch:
+                    async for response in watch:
+                        for event in response.events:
+                            await self._missed(resource, event.kv.key[len(prefix):])
+                return
+            except CompactedError:             # as in `_follow`
+                revision = self.api.store.revision
+                await self._see_all()
+
+    async def _missed(self, resource: Resource, tail: bytes) -> None:
+        """What is gone, as namespace/name, comes again if it is one of the two."""
         mine = b"/default" if resource is self._accounts else b"/" + CA_NAME.encode()
-        with api.store.watch(prefix=prefix, no_put=True, start_revision=revision + 1) as watch:
-            async for response in watch:
-                for event in response.events:
-                    if event.kv.key.endswith(mine):
-                        name = event.kv.key[len(prefix):-len(mine)].decode()
-                        found = api.store.get(api.layout.key(self._namespaces, "", name))
-                        if found is not None:
-                            await self._see(found.value)
+        if tail.endswith(mine):
+            name = tail[:-len(mine)].decode()
+            found = self.api.store.get(self.api.layout.key(self._namespaces, "", name))
+            if found is not None:
+                await self._see(found.value)
 
     # --- the end of a namespace -----------------------------------------------------------------
 
-    async def _end(self, name: str) -> None:
-        """Deletes all that is in a namespace, waits for what takes longer, and lets it go."""
-        try:
-            while True:
-                left = await self._empty(name)
-                if left is None:
-                    break
-                prefix, revision = left
-                with self.api.store.watch(prefix=prefix, no_put=True,
-                                          start_revision=revision + 1) as watch:
-                    await anext(watch)         # something there is gone: look again
-            await self._let_go(name)
-        finally:
-            self._ending.pop(name, None)
+    def _is_ending(self, name: str, uid: str) -> bool:
+        """Whether the namespace is still this one; a server that was faster may have ended it."""
+        namespace = self._stored(name)
+        return (namespace is not None and namespace["metadata"].get("uid", "") == uid
+                and "deletionTimestamp" in namespace["metadata"])
 
-    async def _empty(self, name: str) -> tuple[bytes, int] | None:
-        """Deletes every object. Returns: None when nothing is left, or where something is, and at
-        which revision it was seen."""
-        api, left = self.api, None
-        for resource in list(api.resources):
+    async def _end(self, name: str, uid: str) -> None:
+        """Deletes all that is in a namespace, waits for what takes longer, and lets it go."""
+        pause = FIRST_PAUSE
+        try:
+            while self._is_ending(name, uid):
+                try:
+                    if await self._ended(name, uid):
+                        return
+                    pause = FIRST_PAUSE
+                except ClosedError:
+                    raise
+                except (status.ApiError, Error) as error:
+                    _log.warning("namespace %s is not ended yet: %s", name, error)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            self._ending.pop((name, uid), None)
+
+    async def _ended(self, name: str, uid: str) -> bool:
+        """One attempt. Returns: False when something that was waited for is gone: look again.
+        Errors: what hinders a delete."""
+        left = await self._empty(name, uid)
+        if left is None:
+            await self._let_go(name, uid)
+            return True
+        prefix, revision = left
+        with self.api.store.watch(prefix=prefix, no_put=True,
+                                  start_revision=revision + 1) as watch:
+            await anext(watch)
+        return False
+
+    async def _empty(self, name: str, uid: str) -> tuple[bytes, int] | None:
+        """Deletes every object. Returns: None when nothing is left, or the namespace is another by
+        now; else where something is, and at which revision it was seen.
+
+        Errors: of the first delete that failed, after all were tried.
+        """
+        left, failed = None, list[BaseException]()
+        for resource in list(self.api.resources):
             if not resource.namespaced or "delete" not in resource.verbs:
                 continue
-            prefix = api.layout.prefix(resource, name)
-            names = [kv.key[len(prefix):].decode() for kv in api.store.range(prefix=prefix)]
-            for start in range(0, len(names), 64):
-                await asyncio.gather(*(self._delete(resource, name, one)
-                                       for one in names[start:start + 64]))
-            rows = api.store.range(prefix=prefix, limit=1)
+            prefix, tried = self.api.layout.prefix(resource, name), set[tuple[str, str]]()
+            while True:
+                rows = self.api.store.range(prefix=prefix)
+                new = [one for kv in rows if (one := _who(kv)) and one not in tried]
+                if not new:
+                    break
+                if not self._is_ending(name, uid):
+                    return None                # else all that was seen is this namespace's
+                for start in range(0, len(new), AT_ONCE):
+                    failed += await self._delete_some(resource, name, new[start:start + AT_ONCE])
+                tried.update(new)
             if len(rows) and left is None:
                 left = prefix, rows.revision
+        if failed:
+            raise failed[0]
         return left
 
-    async def _delete(self, resource: Resource, namespace: str, name: str) -> None:
-        """One object; that it is gone already, or changes all the time, is no error."""
-        options = DeleteOptions(policy="Background")
+    async def _delete_some(self, resource: Resource, namespace: str,
+                           some: list[tuple[str, str]]) -> list[BaseException]:
+        """Returns: what failed, but for a closed store, which is raised."""
+        done = await asyncio.gather(*(self._delete(resource, namespace, *one) for one in some),
+                                    return_exceptions=True)
+        failed = [error for error in done if error is not None]
+        for error in failed:
+            if isinstance(error, ClosedError) or not isinstance(error, (status.ApiError, Error)):
+                raise error
+        return failed
+
+    async def _delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
+        """One object; that it is gone already, or is another by now, is no error."""
+        options = DeleteOptions(policy="Background", uid=uid or None)
         call = self._call("delete", resource, namespace, name)
         if resource.kind == "Pod" and self._is_lost(call):
             options.grace = 0
         try:
             await delete_object(call, options)
         except status.ApiError as error:
-            if error.code != 404:
+            if error.code not in (404, 409):
                 _log.warning("%s %s/%s stays in a namespace that is terminating: %s",
                              resource.qualified, namespace, name, error.message)
+                raise
 
     def _is_lost(self, call: Call) -> bool:
         """Whether the pod's node does not exist."""
@@ -221,9 +329,11 @@ class Housekeeping:
         return bool(node and nodes is not None
                     and api.store.get(api.layout.key(nodes, "", node)) is None)
 
-    async def _let_go(self, name: str) -> None:
+    async def _let_go(self, name: str, uid: str) -> None:
         """Takes the finalizer `kubernetes` off; the namespace goes if it was the last."""
         def without(call: Call, seen: Object) -> Object:
+            if seen["metadata"].get("uid", "") != uid:
+                raise status.not_found(call.resource, name)
             made = copy.deepcopy(seen)
             spec = made.setdefault("spec", {})
             spec["finalizers"] = [f for f in spec.get("finalizers") or () if f != "kubernetes"]
@@ -245,6 +355,24 @@ class Housekeeping:
 
 def _named(kind: str, name: str, metadata: Object | None = None) -> Object:
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, **(metadata or {})}}
+
+
+def _read(stored: bytes) -> Object | None:
+    """A namespace; None for bytes that are none."""
+    try:
+        namespace: Object = orjson.loads(readable(stored, 0, "Namespace"))
+    except Damaged:
+        return None
+    return namespace
+
+
+def _who(kv: KeyValue) -> tuple[str, str] | None:
+    """Name and uid of what is stored; None for bytes that are no object, which stay."""
+    try:
+        metadata = orjson.loads(readable(kv.value, 0))["metadata"]
+        return kv.key.rpartition(b"/")[2].decode(), metadata.get("uid", "")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _tell(task: asyncio.Task[None]) -> None:
