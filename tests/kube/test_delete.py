@@ -104,7 +104,7 @@ def test_a_precondition_held_when_it_was_asked(kube: Kube, monkeypatch: pytest.M
         tries.append(revision)
         if len(tries) == 1:
             kube.store.put(key, kube.store.get(key).value)     # type: ignore[union-attr]
-            raise Changed(None)
+            raise Changed(kube.store.get(key))
         return await remove(key, revision)
     monkeypatch.setattr(kube.api.objects, "remove", slower)
     before = {"resourceVersion": str(made.rv)}
@@ -203,6 +203,67 @@ def test_a_pod_has_time_to_end(kube: Kube) -> None:
     last = kube.call("DELETE", P, {"gracePeriodSeconds": 0})
     assert last.code == 200 and kube.call("GET", P).code == 404
     assert kinds(events.take()) == ["MODIFIED", "DELETED"]
+
+
+def test_a_client_that_leaves_between_the_two_writes(kube: Kube) -> None:
+    """A pod that goes at once is marked and deleted: both, or nothing."""
+    kube.make(PODS, pod("p"))
+    write = kube.api.objects.replace
+
+    async def leave() -> None:
+        asked = asyncio.ensure_future(kube.ask("DELETE", P))
+
+        async def marked(*what: Any) -> int:
+            asked.cancel()
+            return await write(*what)
+        kube.api.objects.replace = marked      # type: ignore[method-assign]
+        with kube.store.watch(prefix=b"/registry/pods/", no_put=True) as watch:
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            await asyncio.wait_for(anext(watch), 20)
+    kube.run(leave())
+    assert kube.call("GET", P).code == 404
+
+
+@pytest.mark.parametrize("error", [Changed(None), OSError("input/output error")])
+def test_what_fails_when_nobody_waits_is_told(kube: Kube, error: Exception,
+                                              caplog: pytest.LogCaptureFixture) -> None:
+    kube.make(PODS, pod("p"))
+
+    async def leave() -> None:
+        asked = asyncio.ensure_future(kube.ask("DELETE", P))
+        ended = asyncio.Event()
+
+        async def failing(*what: Any) -> int:
+            asked.cancel()
+            try:
+                await asyncio.sleep(0)
+                raise error
+            finally:
+                ended.set()
+        kube.api.objects.remove = failing      # type: ignore[method-assign]
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        await ended.wait()
+    kube.run(leave())
+    kube.settle()
+    assert ("cut short" in caplog.text) == isinstance(error, OSError)
+
+
+def test_an_update_between_the_two_writes_is_the_end(kube: Kube) -> None:
+    kube.make(PODS, pod("p"))
+    remove, first = kube.api.objects.remove, [True]
+
+    async def slow(*what: Any) -> int:
+        if first:
+            first.clear()
+            await kube.ask("PATCH", P, {"metadata": {"labels": {"a": "b"}}},
+                           headers={"content-type": "application/merge-patch+json"})
+            assert kube.store.get(b"/registry/pods/default/p") is None
+        return await remove(*what)
+    kube.api.objects.remove = slow             # type: ignore[method-assign]
+    reply = kube.call("DELETE", P)
+    assert (reply.code, reply.meta["name"]) == (200, "p")
 
 
 @pytest.mark.parametrize(("query", "grace"), [("", 30), ("?gracePeriodSeconds=7", 7),

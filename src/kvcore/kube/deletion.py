@@ -21,7 +21,9 @@ registry/generic/registry/store.go; kubernetes pkg/registry/core/{pod,namespace}
 from __future__ import annotations
 
 import asyncio
+import logging
 from calendar import timegm
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from time import strptime
 from typing import Any
@@ -41,6 +43,8 @@ from kvcore.kube.storage import Changed
 from kvcore.kube.views import RETURNS_OBJECT
 
 __all__ = ["DeleteOptions", "delete", "delete_collection", "delete_object"]
+
+_log = logging.getLogger("kvcore.kube")
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 POLICIES = ("Foreground", "Background", "Orphan")
@@ -213,13 +217,23 @@ class _Deletion:
             if not metadata.get("deletionGracePeriodSeconds"):
                 self.mark(metadata, 0)
             return await self.write(obj, found), False
+        if graceful and (metadata["deletionGracePeriodSeconds"] or options.dry_run):
+            return await self.write(obj, found), not metadata["deletionGracePeriodSeconds"]
         if graceful:
-            body = await self.write(obj, found)
-            if metadata["deletionGracePeriodSeconds"] or options.dry_run:
-                return body, not metadata["deletionGracePeriodSeconds"]
-            options.revision = None            # it was held, and this write is ours
-            return await self.remove(call.encoded, call.revision or found.mod_revision), True
+            return await _whole(self.end(obj, found)), True
         return await self.remove(found.value, found.mod_revision), True
+
+    async def end(self, obj: Object, found: KeyValue) -> bytes:
+        """The two writes of a pod that has no time: it is marked, and deleted."""
+        call = self.call
+        marked = await self.write(obj, found)
+        self.options.revision = None           # it was held, and this write is ours
+        try:
+            return await self.remove(call.encoded, call.revision or found.mod_revision)
+        except Changed as other:
+            if other.now is not None:
+                raise
+            return marked                      # an update saw the mark, and was its end
 
     def graceful(self, obj: Object) -> tuple[bool, bool]:
         """Whether a grace period was set in the object; whether there is nothing to be done,
@@ -317,6 +331,24 @@ class _Deletion:
         obj["status"] = {**(obj.get("status") or {}), "phase": "Terminating"}
         set_finalizers("Namespace", metadata, options)
         return await self.write(obj, found), False
+
+
+async def _whole(work: Coroutine[Any, Any, bytes]) -> bytes:
+    """Goes on with the work when the caller is cancelled, because its client has left."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_tell)
+        raise
+
+
+def _tell(task: asyncio.Task[bytes]) -> None:
+    """What failed when nobody waited any more; somebody else's change was its end, or is not ours.
+    """
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, Changed):
+        _log.error("a pod's delete was cut short", exc_info=error)
 
 
 def grace_of(pod: Object, asked: int | None) -> int:
