@@ -363,6 +363,22 @@ def finalizers(kube: Kube) -> list[str]:
     return names
 
 
+def test_a_start_that_fails_leaves_nothing() -> None:
+    """Neither a task nor a watch of the store, which goes on without the server."""
+    store = kvcore.open()
+    kube = Kube(store, housekeeping=True)
+
+    async def full(*what: Any) -> int:
+        raise NoSpaceError("full")
+    kube.api.objects.create = full             # type: ignore[method-assign]
+    with pytest.raises(NoSpaceError):
+        kube.run(kube.api.start())
+    assert {t for t in asyncio.all_tasks(kube.loop) if not t.done()} == set()
+    assert kube.api.feed._watch.cancelled
+    kube.loop.close()
+    store.close()
+
+
 def test_stop_ends_everything() -> None:
     with replicas(1) as (kube,):
         kube.make(NAMESPACES, {"metadata": {"name": "n"}})

@@ -116,9 +116,13 @@ class Api:
 
     async def start(self) -> None:
         self.feed.start()
-        await self.admission.start(self)
-        if self.housekeeping is not None:
-            await self.housekeeping.start()
+        try:
+            await self.admission.start(self)
+            if self.housekeeping is not None:
+                await self.housekeeping.start()
+        except BaseException:
+            await self.stop()                  # the store goes on without us
+            raise
 
     async def stop(self) -> None:
         if self.housekeeping is not None:
