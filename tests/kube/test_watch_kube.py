@@ -129,6 +129,26 @@ def test_namespaces_and_names() -> None:
     run(main)
 
 
+def test_others_have_turns_while_a_selector_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "LOOKED_AT", 10)
+
+    async def main() -> None:
+        async with kube() as k:
+            for n in range(25):
+                k.put(f"p{n:02}", a="x" if n in (3, 24) else "y")
+            stream = await k.watch("labelSelector=a%3Dx")
+            first = asyncio.ensure_future(anext(stream.chunks))
+            await asyncio.sleep(0)
+            assert not first.done()
+            k.put("p24", a="y"), k.delete("p03")
+            lines = [orjson.loads(line) for line in (await first).splitlines()]
+            lines += await stream.events()
+            assert short(lines) == [("ADDED", "p03", 5), ("ADDED", "p24", 26),
+                                    ("DELETED", "p24", 27), ("DELETED", "p03", 28)]
+            await stream.close()
+    run(main)
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_the_past_of_one_name(known: bool) -> None:
     """What begins with the same letters is another object, in the past too."""

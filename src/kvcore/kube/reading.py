@@ -45,6 +45,7 @@ CONTINUE_TOO_OLD = (
     "first chunk was returned and now may show up in the list.")
 LIST_TOO_OLD = "The resourceVersion for the provided list is too old."
 AT_ONCE = 10_000                 # objects read before others have a turn
+LOOKED_AT = 2000                 # ... when a selector looks into each
 Span = tuple[bytes, bytes]
 
 
@@ -114,15 +115,15 @@ async def list_json(call: Call) -> Answer:
     cacher = api.feed.cacher(call.resource)
     if not cacher.capacity:
         return await _from_store(call, options, prefix, span, limit, 0)
-    return _from_cache(call, cacher, options.selector, prefix, span, limit)
+    return await _from_cache(call, cacher, options.selector, prefix, span, limit)
 
 
-def _from_cache(call: Call, cacher: Cacher, selector: Selector, prefix: bytes, span: Span,
-                limit: int) -> Answer:
+async def _from_cache(call: Call, cacher: Cacher, selector: Selector, prefix: bytes, span: Span,
+                      limit: int) -> Answer:
     start, end = span
     revision = call.api.feed.revision
     if selector:
-        chosen = _matching(cacher, selector, span, limit)
+        chosen = await _matching(cacher, selector, span, limit)
     else:
         chosen = cacher.entries(start, end, limit + 1 if limit else 0)
     if not limit or len(chosen) <= limit:
@@ -132,20 +133,27 @@ def _from_cache(call: Call, cacher: Cacher, selector: Selector, prefix: bytes, s
     return _answer(call, chosen, revision, chosen[-1].key[len(prefix):], remaining)
 
 
-def _matching(cacher: Cacher, selector: Selector, span: Span, limit: int) -> list[Entry]:
-    """Up to one more than limit, so that it is known whether there are more."""
+async def _matching(cacher: Cacher, selector: Selector, span: Span, limit: int) -> list[Entry]:
+    """Up to one more than limit, so that it is known whether there are more; all as it is now,
+    though others have turns while it is looked at."""
     start, end = span
     matches, chosen = selector.matches, list[Entry]()
+    page = cacher.entries(start, end, LOOKED_AT)
+    rest: list[Entry] | None = None
+    at = 0
     while True:
-        page = cacher.entries(start, end, AT_ONCE if limit else 0)
         for entry in page:
             if matches(entry):
                 chosen.append(entry)
                 if limit and len(chosen) > limit:
                     return chosen
-        if not limit or len(page) < AT_ONCE:
+        if len(page) < LOOKED_AT:
             return chosen
-        start = page[-1].key + b"\0"
+        if rest is None:
+            rest = cacher.entries(page[-1].key + b"\0", end)
+        await asyncio.sleep(0)
+        page = rest[at:at + LOOKED_AT]
+        at += LOOKED_AT
 
 
 async def _from_store(call: Call, options: ListOptions, prefix: bytes, span: Span, limit: int,
