@@ -188,14 +188,21 @@ def test_a_server_that_is_behind_plants_nothing() -> None:
 def test_a_namespace_that_comes_again_is_another() -> None:
     """A server that is still at the end of the one before takes nothing from it."""
     with replicas(2) as (kube, other):
-        keeper, go_on = other.api.housekeeping, asyncio.Event()
-        assert keeper is not None
-        empty = keeper._empty
+        keeper, faster = other.api.housekeeping, kube.api.housekeeping
+        assert keeper is not None and faster is not None
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        empty, empty_faster = keeper._empty, faster._empty
 
         async def slow(*what: str) -> tuple[bytes, int] | None:
+            begun.set()
             await go_on.wait()
             return await empty(*what)
+
+        async def behind_it(*what: str) -> tuple[bytes, int] | None:
+            await begun.wait()
+            return await empty_faster(*what)
         keeper._empty = slow                   # type: ignore[method-assign]
+        faster._empty = behind_it              # type: ignore[method-assign]
         kube.make(NAMESPACES, {"metadata": {"name": "n"}})
         kube.call("DELETE", N)
         until(kube, lambda: not stored(kube, "namespaces", "n"))
