@@ -77,7 +77,7 @@ BAD_INDEX = "invalid index referenced"
     ({"op": "replace", "path": "/list/2"},
      f"replace operation does not apply: doc is missing key: /list/2: {MISSING}"),
     ({"op": "replace", "path": "", "value": "x"},
-     "replace operation value must be object or array"),
+     "replace operation value must be object or array: %!w(<nil>)"),
     ({"op": "move", "from": "/data/zz", "path": "/data/x"},
      f"error in move for path: 'zz': Unable to remove nonexistent key: zz: {MISSING}"),
     ({"op": "move", "from": "/data", "path": "/data/x"},

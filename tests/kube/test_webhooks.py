@@ -432,7 +432,8 @@ def test_a_bad_patch_is_a_failed_call(world: World, server: WebhookServer, respo
     ([{"op": "replace", "path": "/metadata/namespace", "value": "x"}], 400,
      "the namespace of the provided object does not match"),
     ([{"op": "frob", "path": "/x"}], 500, "Unexpected kind: frob"),
-    ([{"op": "add"}], 500, ""),
+    ([{"op": "add"}], 500, "add operation failed to decode path: missing value"),
+    ([None], 500, "Unexpected kind: unknown"),
 ])
 def test_a_patch_that_does_not_fit(world: World, server: WebhookServer, operations: list[Any],
                                    code: int, why: str) -> None:

@@ -34,9 +34,9 @@ from kvcore.kube import meta, status, strategy
 from kvcore.kube.authorization import check_escalation
 from kvcore.kube.call import Call, Object
 from kvcore.kube.codec import json_of, object_of, with_version
-from kvcore.kube.decode import _json_type as json_type
 from kvcore.kube.decode import decode_body
 from kvcore.kube.defaults import apply_defaults
+from kvcore.kube.gojson import json_type
 from kvcore.kube.metrics import Histogram
 from kvcore.kube.request import ADMIN, Answer, Request, Target
 from kvcore.kube.resources import Resource

@@ -23,7 +23,7 @@ import yaml
 
 from kvcore.kube import status
 from kvcore.kube.codec import ENVELOPE, open_envelope
-from kvcore.kube.gojson import syntax_problem
+from kvcore.kube.gojson import json_type, syntax_problem
 
 __all__ = ["BODY_LIMIT", "decode_body", "repeated_keys"]
 
@@ -60,12 +60,12 @@ def decode_body(body: bytes, content_type: str, kind: str = "Object") -> Object:
     if obj is None:
         return {}
     if not isinstance(obj, dict):
-        raise _unrecognized(kind, body, f"{PARSE}json: cannot unmarshal {_json_type(obj)} into Go "
+        raise _unrecognized(kind, body, f"{PARSE}json: cannot unmarshal {json_type(obj)} into Go "
                             f"value of type {VERSION_AND_KIND}")
     for field in ("apiVersion", "kind"):
         value = obj.get(field)
         if value.__class__ is not str and value is not None:
-            raise _unrecognized(kind, body, f"{PARSE}json: cannot unmarshal {_json_type(value)} "
+            raise _unrecognized(kind, body, f"{PARSE}json: cannot unmarshal {json_type(value)} "
                                 f"into Go struct field .{field} of type string")
     return obj
 
@@ -123,16 +123,6 @@ def _enveloped(body: bytes, kind: str) -> Any:
     if found.content_type not in ("", JSON) or not found.raw.lstrip().startswith(b"{"):
         raise status.unsupported_media_type(f"{JSON}, {YAML}")
     return _json(found.raw, kind)
-
-
-def _json_type(value: Any) -> str:
-    if isinstance(value, list):
-        return "array"
-    if isinstance(value, dict):
-        return "object"
-    if isinstance(value, bool):
-        return "bool"
-    return "string" if isinstance(value, str) else "number"
 
 
 # --- YAML -----------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Go's JSON scanner says of a body that is no JSON.
+"""What Go's JSON decoder says of a body that is no JSON, and of a value of another type.
 
 Runs only after a body was refused: clients print these texts, and tests compare them.
 Thread safety: none needed. Source of the texts: encoding/json (scanner.go). May not know: objects.
@@ -8,8 +8,9 @@ Thread safety: none needed. Source of the texts: encoding/json (scanner.go). May
 from __future__ import annotations
 
 import re
+from typing import Any
 
-__all__ = ["syntax_problem"]
+__all__ = ["json_type", "syntax_problem"]
 
 SPACE = " \t\r\n"
 ENDED = "unexpected end of JSON input"
@@ -18,6 +19,16 @@ NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?", re.ASCII)
 
 class _Problem(Exception):
     pass
+
+
+def json_type(value: Any) -> str:
+    """Go's word for what a value is in JSON.
+
+    >>> json_type([]), json_type(True), json_type(1.5)
+    ('array', 'bool', 'number')
+    """
+    words: dict[type, str] = {dict: "object", list: "array", str: "string", bool: "bool"}
+    return words.get(type(value), "number")
 
 
 def syntax_problem(body: bytes) -> str:

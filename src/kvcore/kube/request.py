@@ -28,6 +28,17 @@ class User:
     uid: str = ""
     extra: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def info(self) -> dict[str, Any]:
+        """As reviews show a user: authentication.k8s.io UserInfo."""
+        said: dict[str, Any] = {"username": self.name}
+        if self.uid:
+            said["uid"] = self.uid
+        if self.groups:
+            said["groups"] = list(self.groups)
+        if self.extra:
+            said["extra"] = {key: list(values) for key, values in self.extra.items()}
+        return said
+
 
 ANONYMOUS = User("system:anonymous", ("system:unauthenticated",))
 ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"))

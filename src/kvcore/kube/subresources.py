@@ -23,9 +23,9 @@ from kvcore.kube.call import Call, Object
 from kvcore.kube.changing import View
 from kvcore.kube.codec import object_of
 from kvcore.kube.create import check_kind, check_named, check_namespace
-from kvcore.kube.decode import _json_type as json_type
 from kvcore.kube.decode import decode_body
 from kvcore.kube.deletion import DeleteOptions, delete_object
+from kvcore.kube.gojson import json_type
 from kvcore.kube.reading import get
 from kvcore.kube.request import Answer
 from kvcore.kube.selectors import Requirement

@@ -31,7 +31,7 @@ from kvcore.kube import meta
 from kvcore.kube.admission.webhook_match import Webhook
 from kvcore.kube.call import Call, Object
 from kvcore.kube.fields import IllTyped, settle
-from kvcore.kube.gojson import syntax_problem
+from kvcore.kube.gojson import json_type, syntax_problem
 
 if TYPE_CHECKING:                                # loaded with the first webhook: it costs 0.2 s
     import aiohttp
@@ -271,17 +271,9 @@ def check_types(answer: Object) -> None:
 
 def no_object(value: Any) -> str:
     """What upstream says of JSON that is no object."""
-    return (f"couldn't get version/kind; json parse error: json: cannot unmarshal {go_type(value)} "
+    return (f"couldn't get version/kind; json parse error: json: cannot unmarshal {json_type(value)} "
             'into Go value of type struct { APIVersion string "json:\\"apiVersion,omitempty\\""; '
             'Kind string "json:\\"kind,omitempty\\"" }')
-
-
-def go_type(value: Any) -> str:
-    """The word of Go's encoding/json for a value's type."""
-    if isinstance(value, bool):
-        return "bool"
-    words: dict[type, str] = {list: "array", dict: "object", str: "string"}
-    return words.get(type(value), "number")
 
 
 CODES = {                                        # apimachinery api/errors NewGenericServerResponse

@@ -34,16 +34,14 @@ from kvcore.kube.admission.webhook_client import (
     Client,
     Resolver,
     Verdict,
-    go_type,
     no_object,
     no_such_kind,
 )
 from kvcore.kube.admission.webhook_match import EXEMPT_GROUP, Webhook, hooks_of
 from kvcore.kube.call import Call, Object
-from kvcore.kube.decode import unwritable
 from kvcore.kube.defaults import apply_defaults
 from kvcore.kube.fields import IllTyped, ok, settle
-from kvcore.kube.gojson import syntax_problem
+from kvcore.kube.gojson import json_type, syntax_problem
 from kvcore.kube.schema import type_of_kind
 
 if TYPE_CHECKING:
@@ -224,12 +222,10 @@ def patched(obj: Object | None, verdict: Verdict, name: str) -> Object:
         new: Object = rfc6902.apply(orjson.loads(orjson.dumps(obj)), operations)
     except rfc6902.Misfit as error:
         raise status.internal(str(error)) from None
-    if problem := unwritable(new):               # moves can nest as deep as they like
-        raise status.internal(problem)
     return new
 
 
-def operations_of(patch: bytes) -> list[Object]:
+def operations_of(patch: bytes) -> list[Object | None]:
     """What a patch consists of. Errors: CallFailed."""
     said, wrong = "received undecodable patch in webhook response: ", "json: cannot unmarshal {} " \
         "into Go value of type jsonpatch.{}"
@@ -240,12 +236,11 @@ def operations_of(patch: bytes) -> list[Object]:
     if operations is None:
         return []
     if not isinstance(operations, list):
-        raise CallFailed(said + wrong.format(go_type(operations), "Patch"))
-    found: list[Object] = [{} if each is None else each for each in operations]
-    for operation in found:
-        if not isinstance(operation, dict):
-            raise CallFailed(said + wrong.format(go_type(operation), "Operation"))
-    return found
+        raise CallFailed(said + wrong.format(json_type(operations), "Patch"))
+    for operation in operations:
+        if not isinstance(operation, dict) and operation is not None:
+            raise CallFailed(said + wrong.format(json_type(operation), "Operation"))
+    return operations
 
 
 def check_same(call: Call, new: Any) -> None:
