@@ -108,6 +108,16 @@ def test_another_kind(server: Server, sent: dict[str, Any], said: str) -> None:
     assert (code, answer["message"]) == (400, said)
 
 
+def test_a_slice_with_too_many_ports(server: Server) -> None:
+    """The number alone is told, not what else is wrong with 20,000 of them."""
+    code, answer = server.create({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "a"},
+        "addressType": "IPv4", "endpoints": [], "ports": [{"name": "a b", "port": 1}] * 20_001})
+    assert (code, answer["message"]) == (
+        422, 'EndpointSlice.discovery.k8s.io "a" is invalid: ports: Too many: 20001: must have at '
+        "most 20000 items")
+
+
 @pytest.mark.parametrize(("labels", "said"), [
     ({"a/b/c": "d"}, "a valid label key must consist of"),
     ({"/a": "d"}, "prefix part must be non-empty"),

@@ -15,10 +15,9 @@ import time
 from typing import Any
 
 from kvcore.kube import status
-from kvcore.kube.status import Cause
 
 __all__ = ["check_segment", "generate_name", "keep_system_fields", "name_problem", "new_uid",
-           "rfc3339", "segment_problem", "tidy", "update_causes"]
+           "rfc3339", "segment_problem", "tidy"]
 
 Object = dict[str, Any]
 
@@ -162,8 +161,6 @@ def tidy(metadata: Object) -> None:
 
 # --- updates --------------------------------------------------------------------------------------
 
-IMMUTABLE = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp",
-             "deletionGracePeriodSeconds")
 
 
 def keep_system_fields(new: Object, old: Object) -> None:
@@ -186,19 +183,3 @@ def keep_system_fields(new: Object, old: Object) -> None:
     for part in ("deletionTimestamp", "deletionGracePeriodSeconds"):
         if part in new and new[part] is None:
             del new[part]
-
-
-def update_causes(new: Object, old: Object) -> list[Cause]:
-    """What is wrong with the metadata of a changed object beside that of the stored one."""
-    causes = []
-    if "deletionTimestamp" in old:
-        had = set(old.get("finalizers") or ())
-        more = sorted(f for f in new.get("finalizers") or () if f not in had)
-        if more:
-            listed = ", ".join(f'"{name}"' for name in more)
-            causes.append(Cause.forbidden(
-                "metadata.finalizers", "no new finalizers can be added if the object is being "
-                f"deleted, found new finalizers []string{{{listed}}}"))
-    causes.extend(Cause.invalid(f"metadata.{part}", new.get(part), "field is immutable")
-                  for part in IMMUTABLE if new.get(part) != old.get(part))
-    return causes

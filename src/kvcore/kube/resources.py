@@ -48,10 +48,6 @@ class Resource:
         put(self, "qualified", f"{self.plural}.{self.group}" if self.group else self.plural)
         put(self, "api_version", f"{self.group}/{self.version}" if self.group else self.version)
 
-    @property
-    def singular(self) -> str:
-        return self.kind.lower()
-
 
 def _core() -> Iterator[Resource]:
     def row(plural: str, kind: str, *more: object, **rest: object) -> Resource:

@@ -181,7 +181,7 @@ class ResourceQuota:
                     await self._give_back(api, name, returned)
                 if work.recount:
                     work.recount = False
-                    await self._count(api, name)
+                    await self._count(name)
                 batch, work.waiting = work.waiting, []
                 try:
                     await self._check(api, name, batch)
@@ -194,7 +194,7 @@ class ResourceQuota:
             for waiter in work.waiting:
                 waiter.done.cancel()
 
-    async def _count(self, api: Api, name: str) -> None:
+    async def _count(self, name: str) -> None:
         if self._status is None:
             return                               # nobody keeps the status: it is only counted up
         inflight = self._inflight.get(name) or {}

@@ -7,6 +7,7 @@ apis/meta/v1/validation. May not know: kinds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +29,8 @@ from kvcore.kube.validation.rules import (
     label_value,
 )
 
-__all__ = ["check_create", "check_label_key", "check_selector", "check_update", "immutable"]
+__all__ = ["check_create", "check_label_key", "check_selector", "check_set_operator",
+           "check_update", "immutable"]
 
 ANNOTATIONS_MAX = 256 * 1024
 IMMUTABLE = "field is immutable"
@@ -187,6 +189,23 @@ def immutable(errs: Errors, new: Any, old: Any, path: str) -> None:
 
 # --- selectors ------------------------------------------------------------------------------------
 
+def check_set_operator(errs: Errors, operator: str, values: Sequence[str], path: str) -> bool:
+    """What the four operators that all selectors have want of their values.
+
+    Returns: whether it is one of them."""
+    if operator in ("In", "NotIn"):
+        if not values:
+            required(errs, f"{path}.values",
+                     "must be specified when `operator` is 'In' or 'NotIn'")
+    elif operator in ("Exists", "DoesNotExist"):
+        if values:
+            forbidden(errs, f"{path}.values",
+                      "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
+    else:
+        return False
+    return True
+
+
 def check_selector(errs: Errors, selector: Object | None, path: str) -> None:
     """A metav1.LabelSelector."""
     if not selector:
@@ -195,15 +214,7 @@ def check_selector(errs: Errors, selector: Object | None, path: str) -> None:
     for i, term in enumerate(selector.get("matchExpressions") or ()):
         here = f"{path}.matchExpressions[{i}]"
         operator, values = term.get("operator", ""), term.get("values") or ()
-        if operator in ("In", "NotIn"):
-            if not values:
-                required(errs, f"{here}.values",
-                         "must be specified when `operator` is 'In' or 'NotIn'")
-        elif operator in ("Exists", "DoesNotExist"):
-            if values:
-                forbidden(errs, f"{here}.values",
-                          "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
-        else:
+        if not check_set_operator(errs, operator, values, here):
             invalid(errs, f"{here}.operator", operator, "not a valid selector operator")
         check_label_key(errs, term.get("key", ""), f"{here}.key")
         for j, value in enumerate(values):

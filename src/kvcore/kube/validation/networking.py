@@ -256,7 +256,11 @@ def check_endpoint_slice(errs: Errors, obj: Object, old: Object | None = None) -
     elif kind not in ADDRESS_TYPES:
         not_supported(errs, "addressType", kind, ADDRESS_TYPES)
     names: set[str] = set()
-    for i, port in enumerate(obj.get("ports") or ()):
+    ports = obj.get("ports") or ()
+    if len(ports) > PORTS_MAX:
+        too_many(errs, "ports", len(ports), PORTS_MAX)
+        ports = ()                                 # upstream looks at none of them then
+    for i, port in enumerate(ports):
         path, name = f"ports[{i}]", port.get("name", "")
         if name:
             invalid_each(errs, f"{path}.name", name, dns_label(name))

@@ -286,9 +286,6 @@ def check_priority_class(errs: Errors, obj: Object, old: Object | None = None) -
         immutable(errs, policy, old.get("preemptionPolicy"), "preemptionPolicy")
 
 
-STRATEGIES = ("OldestEmulationVersion",)
-
-
 def check_lease(errs: Errors, obj: Object, old: Object | None = None) -> None:
     spec = obj.get("spec", {})
     seconds = spec.get("leaseDurationSeconds")

@@ -10,13 +10,12 @@ from kvcore.kube.validation.errors import (
     Errors,
     Object,
     duplicate,
-    forbidden,
     invalid,
     invalid_each,
     not_supported,
     required,
 )
-from kvcore.kube.validation.metadata import check_selector
+from kvcore.kube.validation.metadata import check_selector, check_set_operator
 from kvcore.kube.validation.rules import check_label_key, dns_label, label_value
 
 __all__ = ["check_affinity", "check_node_selector", "check_taints", "check_tolerations",
@@ -120,19 +119,11 @@ def _node_term(errs: Errors, term: Object, path: str) -> None:
     for i, rule in enumerate(term.get("matchExpressions", ())):
         here = f"{path}.matchExpressions[{i}]"
         operator, values = rule.get("operator", ""), rule.get("values", ())
-        if operator in ("In", "NotIn"):
-            if not values:
-                required(errs, f"{here}.values",
-                         "must be specified when `operator` is 'In' or 'NotIn'")
-        elif operator in ("Exists", "DoesNotExist"):
-            if values:
-                forbidden(errs, f"{here}.values",
-                          "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
-        elif operator in ("Gt", "Lt"):
+        if operator in ("Gt", "Lt"):
             if len(values) != 1:
                 required(errs, f"{here}.values",
                          "must be specified single value when `operator` is 'Lt' or 'Gt'")
-        else:
+        elif not check_set_operator(errs, operator, values, here):
             invalid(errs, f"{here}.operator", operator, "not a valid selector operator")
         check_label_key(errs, rule.get("key", ""), f"{here}.key")
         for j, value in enumerate(values):
