@@ -29,6 +29,7 @@ from typing import Any
 
 import aiohttp
 import yarl
+from event_loops import connections_closed
 from kube_wires import PATIENCE
 from reflector import Reflector
 
@@ -238,14 +239,6 @@ class Remote:
             pass
         finally:
             response.close()
-
-
-async def connections_closed() -> None:
-    """Until the running loop has no connections left: a session's close only begins to close
-    them."""
-    registered = asyncio.get_running_loop()._selector.get_map()  # type: ignore[attr-defined]
-    while len(registered) > 1:               # the loop's own pipe
-        await asyncio.sleep(0)
 
 
 class Followers(threading.Thread):

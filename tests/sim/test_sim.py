@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 import pytest
+from event_loops import connections_closed
 
 import kvcore
 import kvcore.sim
@@ -221,9 +222,7 @@ def test_over_https() -> None:
             await cluster.stop()
             with pytest.raises(ApiError, match='pods "nobody" not found'):
                 await client.request("GET", f"{PODS}/nobody")
-        registered = asyncio.get_running_loop()._selector.get_map()  # type: ignore[attr-defined]
-        while len(registered) > 1:           # connections that are closing; one is the loop's own
-            await asyncio.sleep(0)
+        await connections_closed()
 
     with kvcore.open() as store, serve(store) as server:
         asyncio.run(life(server.url, server.ssl_context()))
