@@ -45,6 +45,11 @@ class Model(dict[str, Object]):
         super().__init__()
         self.events: list[tuple[str, str]] = []
 
+    def held(self) -> list[str]:
+        """Those that are being deleted, and are there because of their finalizers."""
+        return sorted(name for name, obj in self.items()
+                      if "deletionTimestamp" in obj["metadata"])
+
     def put(self, name: str, obj: Object, revision: int) -> Object:
         self.events.append(("MODIFIED" if name in self else "ADDED", name))
         self[name] = copy.deepcopy(obj)
@@ -122,7 +127,10 @@ class Verbs(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        """One object is being deleted, and held: few rules in a row come there by themselves."""
         self.events = self.kube.watch(CONFIG_MAPS)
+        self.create("a", {"x": "1"}, ["f.io/1", "f.io/2"], None)
+        self.delete("a", None)
 
     def teardown(self) -> None:
         self.kube.__exit__()
@@ -163,6 +171,17 @@ class Verbs(RuleBasedStateMachine):
             version = self.model[name]["metadata"]["resourceVersion"]
         if version not in (None, "now"):
             sent["metadata"]["resourceVersion"] = version
+        reply = self.ask("PUT", name, sent)
+        self.check(reply, *self.model.change(name, sent, self.before + 1))
+
+    @precondition(lambda self: self.model.held())
+    @rule(data=DATA, at=st.integers(0, 2), more=st.booleans())
+    def update_what_is_held(self, data: Object, at: int, more: bool) -> None:
+        """A PUT that says nothing of the deletion, as a client that knows nothing of it sends."""
+        held = self.model.held()
+        name = held[at % len(held)]
+        finalizers = self.model[name]["metadata"]["finalizers"]
+        sent = self.body(name, data, [*finalizers, "f.io/more"] if more else finalizers, None)
         reply = self.ask("PUT", name, sent)
         self.check(reply, *self.model.change(name, sent, self.before + 1))
 

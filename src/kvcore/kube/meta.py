@@ -161,8 +161,6 @@ def tidy(metadata: Object) -> None:
 
 # --- updates --------------------------------------------------------------------------------------
 
-
-
 def keep_system_fields(new: Object, old: Object) -> None:
     """What an update cannot change or need not repeat, before the new object is looked at.
 
