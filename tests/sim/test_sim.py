@@ -22,7 +22,15 @@ import kvcore.sim
 from kvcore.kube import serve
 from kvcore.kube.api import Api
 from kvcore.kube.status import ApiError
-from kvcore.sim import Cluster, Informer, LocalClient, simulate, virtual_loop
+from kvcore.sim import (
+    Cluster,
+    Informer,
+    LocalClient,
+    ReplicaController,
+    Scheduler,
+    simulate,
+    virtual_loop,
+)
 from kvcore.sim.client import MERGE_PATCH, HttpsClient, Lines
 from kvcore.sim.clock import VirtualLoop, direct
 from kvcore.sim.cluster import replica_set
@@ -50,6 +58,47 @@ class World:
     async def pods(self) -> list[Object]:
         found: list[Object] = (await self.client.request("GET", PODS))["items"]
         return found
+
+
+class Told(LocalClient):
+    """Remembers what it was asked. `gate`: closed, watches tell nothing; `broken`: a part of URLs
+    that are refused."""
+
+    def __init__(self, api: Api) -> None:
+        super().__init__(api)
+        self.asked: list[tuple[str, str, Object | None]] = []
+        self.gate, self.broken = asyncio.Event(), ""
+        self.gate.set()
+
+    async def request(self, method: str, url: str, body: Object | None = None,
+                      content_type: str = "application/json") -> Object:
+        self.asked.append((method, url, body))
+        if self.broken and self.broken in url:
+            raise ApiError(500, "", "broken")
+        return await super().request(method, url, body, content_type)
+
+    async def watch(self, url: str) -> AsyncIterator[tuple[str, Object]]:
+        async for event in super().watch(url):
+            await self.gate.wait()
+            yield event
+
+
+@asynccontextmanager
+async def running(part: Scheduler | ReplicaController, *informers: Informer) -> AsyncIterator[None]:
+    """A part at work; behind it nothing of it is."""
+    task = asyncio.ensure_future(part.run())
+    try:
+        for informer in informers:
+            await informer.synced.wait()
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def pod(name: str, **metadata: Any) -> Object:
+    return {"metadata": {"name": name, **metadata},
+            "spec": {"containers": [{"name": "main", "image": "registry.example/main:1"}]}}
 
 
 def lives(life: Callable[[World], Coroutine[Any, Any, None]]) -> None:
@@ -159,6 +208,171 @@ def test_a_kubelet_that_begins_again_finds_its_node_and_pods() -> None:
             await asyncio.sleep(35)
             report = cluster.report(0, 0)
             assert (report.leases, report.created, report.bound, report.failures) == (4, 0, 0, 0)
+    lives(life)
+
+
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+
+
+def test_leases_and_nodes_say_when_they_were_renewed() -> None:
+    """Times are those of the virtual clock, which begins at 22:13:20; node-1 renews 3.3 s later
+    than node-0."""
+    async def life(world: World) -> None:
+        async def heartbeat() -> tuple[str, str]:
+            node = await world.client.request("GET", "/api/v1/nodes/node-1")
+            assert node["status"]["allocatable"] == node["status"]["capacity"] != {}
+            [ready] = node["status"]["conditions"]
+            assert ready["type"] == "Ready"
+            return ready["status"], ready["lastHeartbeatTime"]
+
+        async with world.cluster(3):
+            assert await heartbeat() == ("True", "2023-11-14T22:13:20Z")
+            for seconds, time in ((4, "23.333333"), (9, "23.333333"), (14, "33.333333")):
+                await asyncio.sleep(seconds - world.loop.time())
+                lease = await world.client.request("GET", f"{LEASES}/node-1")
+                assert lease["spec"] == {"holderIdentity": "node-1", "leaseDurationSeconds": 40,
+                                         "renewTime": f"2023-11-14T22:13:{time}Z"}
+            await asyncio.sleep(299 - world.loop.time())
+            assert await heartbeat() == ("True", "2023-11-14T22:13:20Z")
+            await asyncio.sleep(2)
+            assert await heartbeat() == ("True", "2023-11-14T22:18:20Z")
+    lives(life)
+
+
+def test_a_lease_that_was_deleted_is_made_again() -> None:
+    async def life(world: World) -> None:
+        async with world.cluster(1) as cluster:
+            await asyncio.sleep(1)
+            await world.client.request("DELETE", f"{LEASES}/node-0")
+            await asyncio.sleep(30)
+            lease = await world.client.request("GET", f"{LEASES}/node-0")
+            assert lease["spec"]["renewTime"] == "2023-11-14T22:13:50.000000Z"
+            report = cluster.report(0, 0)
+            assert (report.leases, report.failures) == (3, 1)     # at 0, 20, 30; not at 10
+    lives(life)
+
+
+def test_what_a_kubelet_says_of_its_pods() -> None:
+    """All that a pod has when it runs; no two have the same address, old or new."""
+    async def life(world: World) -> None:
+        async with world.cluster(2):
+            await world.client.request("POST", SETS, replica_set("web", 6))
+            await asyncio.sleep(5)
+            for _ in range(2):
+                pods = await world.pods()
+                for each in pods:
+                    said = each["status"]
+                    assert {c["type"]: c["status"] for c in said["conditions"]} == dict.fromkeys(
+                        ("PodScheduled", "Initialized", "ContainersReady", "Ready"), "True")
+                    [container] = said["containerStatuses"]
+                    assert container["name"] == "main" and container["ready"] is True
+                    assert container["state"] == {"running": {"startedAt": said["startTime"]}}
+                assert sorted(p["status"]["podIP"] for p in pods) == [
+                    f"10.0.{node}.{n}" for node in (0, 1) for n in (1, 2, 3)]
+                await world.client.request("DELETE", f"{PODS}/{pods[0]['metadata']['name']}")
+                await asyncio.sleep(60)
+    lives(life)
+
+
+def test_a_scheduler_binds_each_pod_once_and_only_its_own() -> None:
+    async def life(world: World) -> None:
+        client = Told(world.api)
+        keys: list[str] = []
+        await client.request("POST", "/api/v1/nodes", {"metadata": {"name": "n"}})
+        made = [await client.request("POST", PODS, pod(f"p{n}")) for n in range(3)]
+        await client.request("POST", PODS, pod("going", finalizers=["f.io/x"]))
+        await client.request("DELETE", f"{PODS}/going")
+        others = pod("others")
+        others["spec"]["schedulerName"] = "other"
+        await client.request("POST", PODS, others)
+        del client.asked[:]
+        scheduler = Scheduler(client, on_bound=keys.append)
+        async with running(scheduler, scheduler.nodes, scheduler.pods):
+            await asyncio.sleep(5)
+            made.append(await client.request("POST", PODS, pod("p3")))
+            await asyncio.sleep(5)
+        bindings = [(url, body) for _, url, body in client.asked if url.endswith("/binding")]
+        assert sorted(url for url, _ in bindings) == [f"{PODS}/p{n}/binding" for n in range(4)]
+        assert {body["metadata"]["uid"] for _, body in bindings if body} == {
+            p["metadata"]["uid"] for p in made}
+        assert sorted(keys) == [f"default/p{n}" for n in range(4)]
+        assert (scheduler.bound, scheduler.failures) == (4, 0)
+        assert {p["metadata"]["name"] for p in await world.pods()
+                if "nodeName" not in p["spec"]} == {"going", "others"}
+    lives(life)
+
+
+def test_a_binding_that_is_refused_is_a_failure() -> None:
+    async def life(world: World) -> None:
+        client = Told(world.api)
+        await client.request("POST", "/api/v1/nodes", {"metadata": {"name": "n"}})
+        scheduler = Scheduler(client)
+        async with running(scheduler, scheduler.nodes, scheduler.pods):
+            client.broken = "/broken/binding"
+            for name in ("broken", "whole"):
+                await client.request("POST", PODS, pod(name))
+            await asyncio.sleep(5)
+        assert (scheduler.bound, scheduler.failures) == (1, 1)
+    lives(life)
+
+
+def test_pods_go_to_nodes_that_are_there_and_take_them() -> None:
+    async def life(world: World) -> None:
+        client, nodes = world.client, "/api/v1/nodes"
+        scheduler = Scheduler(client)
+
+        async def placed(count: int, round: int) -> list[str]:
+            for n in range(count):
+                await client.request("POST", PODS, pod(f"r{round}-{n}"))
+            await asyncio.sleep(5)
+            return sorted(p["spec"].get("nodeName", "") for p in await world.pods()
+                          if p["metadata"]["name"].startswith(f"r{round}-"))
+
+        async def cordon(name: str, yes: bool) -> None:
+            await client.request("PATCH", f"{nodes}/{name}", {"spec": {"unschedulable": yes}},
+                                 MERGE_PATCH)
+            await asyncio.sleep(1)
+
+        for name in ("a", "b"):
+            await client.request("POST", nodes, {"metadata": {"name": name}})
+        async with running(scheduler, scheduler.nodes, scheduler.pods):
+            for yes in (True, False, True, False):        # back, it counts as one node still
+                await cordon("b", yes)
+            assert await placed(6, 0) == ["a"] * 3 + ["b"] * 3
+            await cordon("b", True)
+            assert await placed(2, 1) == ["a"] * 2
+            await client.request("DELETE", f"{nodes}/a")
+            assert await placed(2, 2) == [""] * 2
+            await cordon("b", False)
+            assert await placed(2, 3) == ["b"] * 2
+            assert await placed(0, 2) == ["b"] * 2
+    lives(life)
+
+
+def test_a_watch_that_is_behind_makes_and_removes_no_pod_twice() -> None:
+    async def life(world: World) -> None:
+        client = Told(world.api)
+        control = ReplicaController(client)
+        async with running(control, control.sets, control.pods):
+            client.gate = asyncio.Event()
+            await client.request("POST", SETS, replica_set("web", 3))
+            [obj] = (await client.request("GET", SETS))["items"]
+            for seconds in range(2):
+                control._set("MODIFIED", obj)
+                control.sets.objects["default/web"] = obj
+                await asyncio.sleep(seconds + 1)
+            assert (control.created, len(await world.pods())) == (3, 3)
+            client.gate.set()
+            await asyncio.sleep(5)
+            client.gate = asyncio.Event()
+            obj = obj | {"spec": obj["spec"] | {"replicas": 1}}
+            for seconds in range(2):
+                control.sets.objects["default/web"] = obj
+                control._set("MODIFIED", obj)
+                await asyncio.sleep(seconds + 1)
+            assert (control.deleted, len(await world.pods())) == (2, 1)
+            assert (control.created, control.failures) == (3, 0)
+            client.gate.set()
     lives(life)
 
 

@@ -43,7 +43,7 @@ class Kubelet:
         self.renewals = self.started = self.removed = self.failures = 0
         self._lease: Object = {}
         self._work: asyncio.Queue[Object] = asyncio.Queue()
-        self._seen: set[str] = set()
+        self._seen: dict[str, str] = {}          # uid of a pod -> its address, "": none yet
         self.informer = Informer(client, "/api/v1/pods", f"fieldSelector=spec.nodeName%3D{name}",
                                  self._changed)
 
@@ -116,11 +116,11 @@ class Kubelet:
     def _changed(self, type: str, pod: Object) -> None:
         uid = pod["metadata"]["uid"]
         if type == "DELETED":
-            self._seen.discard(uid)
+            self._seen.pop(uid, None)
         elif "deletionTimestamp" in pod["metadata"]:
             self._work.put_nowait(pod)
         elif uid not in self._seen:
-            self._seen.add(uid)
+            self._seen[uid] = pod.get("status", {}).get("podIP", "")
             self._work.put_nowait(pod)
 
     async def _pods(self) -> None:
@@ -140,14 +140,22 @@ class Kubelet:
                 if error.code not in (404, 409):
                     self.failures += 1
 
+    def _address(self) -> str:
+        """One that no pod here has; more pods than a subnet has addresses share its last."""
+        taken = set(self._seen.values())
+        return next((address for address in (f"{self.subnet}.{n}" for n in range(1, 254))
+                     if address not in taken), f"{self.subnet}.254")
+
     def _running(self, pod: Object) -> Object:
         at = rfc3339(self.now())
-        number = len(self._seen)
+        address = self._address()
+        if pod["metadata"]["uid"] in self._seen:
+            self._seen[pod["metadata"]["uid"]] = address
         statuses = [{"name": c["name"], "image": c.get("image", ""), "imageID": "", "ready": True,
                      "restartCount": 0, "started": True, "state": {"running": {"startedAt": at}}}
                     for c in pod["spec"]["containers"]]
         return {"status": {
-            "phase": "Running", "startTime": at, "podIP": f"{self.subnet}.{number % 254 + 1}",
+            "phase": "Running", "startTime": at, "podIP": address,
             "conditions": [{"type": kind, "status": "True", "lastTransitionTime": at}
                            for kind in ("PodScheduled", "Initialized", "ContainersReady",
                                         "Ready")],

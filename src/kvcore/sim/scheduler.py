@@ -47,18 +47,19 @@ class Scheduler:
             self._known.add(name)
             heapq.heappush(self._nodes, (0, name))
             self._free.set()
-        elif not usable:
+        elif not usable and name in self._known:      # or it would stand twice when it is back
             self._known.discard(name)
+            self._nodes = [entry for entry in self._nodes if entry[1] != name]
+            heapq.heapify(self._nodes)
 
     def pick(self) -> str | None:
         """The node with the fewest pods bound by this scheduler; None: there is none."""
-        while self._nodes:
-            pods, name = heapq.heappop(self._nodes)
-            if name in self._known:
-                heapq.heappush(self._nodes, (pods + 1, name))
-                return name
-        self._free.clear()
-        return None
+        if not self._nodes:
+            self._free.clear()
+            return None
+        pods, name = self._nodes[0]
+        heapq.heapreplace(self._nodes, (pods + 1, name))
+        return name
 
     async def run(self) -> None:
         """Until cancelled."""
