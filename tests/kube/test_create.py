@@ -314,7 +314,11 @@ def test_many_of_one_name_make_one(kube: Kube) -> None:
 
 
 def test_a_create_is_seen_by_a_list_after_it(kube: Kube) -> None:
+    """Also when the feed's task does not come to it: the create itself looks."""
     kube.call("GET", CONFIG_MAPS)
+    assert kube.api.feed._task is not None
+    kube.api.feed._task.cancel()
+    kube.run(asyncio.sleep(0))
     kube.make(CONFIG_MAPS, config_map("a"))
     assert len(kube.call("GET", f"{CONFIG_MAPS}?resourceVersion=0").obj["items"]) == 1
 

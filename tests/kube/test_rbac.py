@@ -243,6 +243,30 @@ def test_the_model_itself_says_no_and_yes() -> None:
                                                       "n2", "a"))
 
 
+@pytest.mark.parametrize(("verb", "path", "allowed"), [
+    ("get", "n1/pods", True), ("get", "n1/pods/any", True), ("get", "n2/pods", False),
+    ("get", "/pods", False), ("delete", "n1/pods", False), ("get", "n1/deployments.apps", False),
+    ("get", "n1/pods.apps", False), ("get", "n1/pods/any/exec", False),
+    ("get", "n1/pods/any/log", True), ("get", "n1/services/any/log", True),
+    ("get", "n1/secrets/a", True), ("get", "n1/secrets/b", False), ("get", "n1/secrets", False),
+])
+def test_each_part_of_a_rule_counts(verb: str, path: str, allowed: bool) -> None:
+    """Namespace of the binding, verb, group, resource, subresource, name."""
+    tables = Tables()
+    tables.put("ClusterRole", "", "r1", {"rules": [
+        rule("get", "core", "pods */log"), rule("get", "core", "secrets", "a")]})
+    tables.put("RoleBinding", "n1", "b1", {
+        "subjects": [subject("User", "u1")], "roleRef": role_ref("r1")})
+    policy = Policy(tables.source)
+    namespace, resource, name, sub = [*path.split("/"), "", ""][:4]
+    resource, _, group = resource.partition(".")
+    target = Target(verb, "", "apis" if group else "api", group, "v1", resource, sub, namespace,
+                    name)
+    assert policy.decide(User("u1"), target)[0] is allowed
+    tables.put("RoleBinding", "n1", "b1", None)
+    assert not policy.decide(User("u1"), target)[0]
+
+
 # --- what the tables may do to memory, and rubbish in objects -------------------------------------
 
 def policy_with(kind: str, obj: Object, binding: Object | None = None) -> Policy:

@@ -36,6 +36,17 @@ def test_system_fields_stay(kube: Kube) -> None:
     assert kube.call("GET", A).obj == reply.obj
 
 
+def test_a_deletion_stays(kube: Kube) -> None:
+    """Whoever does not know of it updates all the same, and takes nothing back."""
+    kube.make(CONFIG_MAPS, config_map("a", finalizers=["f.io/x"]))
+    going = kube.call("DELETE", A).meta
+    kube.now += 60
+    reply = kube.call("PUT", A, config_map("a", {"b": "2"}, finalizers=["f.io/x"]))
+    assert reply.code == 200
+    assert reply.meta == {**going, "resourceVersion": reply.meta["resourceVersion"]}
+    assert reply.meta["deletionTimestamp"] and kube.call("GET", A).obj == reply.obj
+
+
 def test_what_changes_nothing_writes_nothing(kube: Kube) -> None:
     first = kube.make(CONFIG_MAPS, config_map("a", {"x": "1", "y": "2"}, labels={"l": "1"}))
     events = kube.watch(CONFIG_MAPS)
