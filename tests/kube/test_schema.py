@@ -81,6 +81,17 @@ def test_strict_refuses_and_stores_nothing(server: Server) -> None:
     assert server.stored() == 0
 
 
+def test_a_field_given_twice_is_refused_although_all_are_known(server: Server) -> None:
+    answer = server.send(
+        "POST", "/api/v1/namespaces/default/configmaps?fieldValidation=Strict",
+        b'{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"z","name":"z"},"data":'
+        b'{"a":"1","a":"2"}}')
+    assert (answer.code, orjson.loads(answer.body)["message"]) == (
+        400, 'ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: '
+        'duplicate field "metadata.name", duplicate field "data.a"')
+    assert server.stored() == 0
+
+
 @pytest.mark.parametrize("query", ["", "?fieldValidation=Warn"])
 def test_warn_warns_and_drops(server: Server, query: str) -> None:
     answer = server.send("POST", PODS + query, REPEATED)

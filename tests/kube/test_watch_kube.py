@@ -37,6 +37,16 @@ def test_from_nowhere() -> None:
     run(main)
 
 
+def test_from_nowhere_only_what_is_selected() -> None:
+    async def main() -> None:
+        async with kube() as k:
+            k.put("a", node="n1"), k.put("b", node="n2"), k.delete("b"), k.put("b", node="n2")
+            stream = await k.watch(BOOKMARKS + "&fieldSelector=spec.nodeName=n1")
+            assert short(await stream.events()) == [("ADDED", "a", 2), ("BOOKMARK", "", 5)]
+            await stream.close()
+    run(main)
+
+
 def test_deleted_carries_the_last_state() -> None:
     async def main() -> None:
         async with kube() as k:

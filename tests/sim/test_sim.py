@@ -269,7 +269,9 @@ def test_what_a_kubelet_says_of_its_pods() -> None:
                     assert container["state"] == {"running": {"startedAt": said["startTime"]}}
                 assert sorted(p["status"]["podIP"] for p in pods) == [
                     f"10.0.{node}.{n}" for node in (0, 1) for n in (1, 2, 3)]
-                await world.client.request("DELETE", f"{PODS}/{pods[0]['metadata']['name']}")
+                name = next(p["metadata"]["name"] for p in pods      # of the node whose turn it is
+                            if p["spec"]["nodeName"] == "node-0")
+                await world.client.request("DELETE", f"{PODS}/{name}")
                 await asyncio.sleep(60)
     lives(life)
 
@@ -402,6 +404,65 @@ def test_an_informer_follows_through_every_end_of_its_watch() -> None:
         assert informer.restarts == 5          # the first watch was closed before it began
         task.cancel()
     lives(life)
+
+
+class Script:
+    """A client whose watches say what a test wrote down: events, and how each of them ends."""
+
+    def __init__(self, *watches: list[tuple[str, Object] | ApiError]) -> None:
+        self.watches, self.urls = list(watches), list[str]()
+
+    async def request(self, method: str, url: str, body: Object | None = None,
+                      content_type: str = "") -> Object:
+        raise AssertionError("only watches")
+
+    async def watch(self, url: str) -> AsyncIterator[tuple[str, Object]]:
+        self.urls.append(url)
+        for event in self.watches.pop(0) if self.watches else ():
+            if isinstance(event, ApiError):
+                raise event
+            yield event
+        if not self.watches:
+            await asyncio.Event().wait()
+
+
+def test_an_informer_tells_each_difference_once() -> None:
+    """Through the end of a watch, a server that is away, and history that is gone."""
+    def event(type: str, name: str, version: int) -> tuple[str, Object]:
+        return type, {"metadata": {"name": name, "namespace": "n", "resourceVersion": str(version)}}
+
+    client = Script(
+        [event("ADDED", "a", 2), event("ADDED", "b", 3), event("ADDED", "c", 4),
+         event("BOOKMARK", "", 5), event("MODIFIED", "a", 6)],
+        [event("DELETED", "c", 7), event("BOOKMARK", "", 8)],
+        [ApiError(503, "", "away")],
+        [ApiError(410, "Expired", "too old")],
+        [event("ADDED", "a", 6), event("ADDED", "d", 9), event("BOOKMARK", "", 10)],
+        [event("MODIFIED", "d", 11)],
+        [ApiError(410, "Expired", "too old")],
+        [event("ADDED", "a", 6), event("ADDED", "d", 12), event("BOOKMARK", "", 13)])
+    told: list[tuple[str, str, str]] = []
+
+    def handler(type: str, obj: Object) -> None:
+        told.append((type, obj["metadata"]["name"], obj["metadata"]["resourceVersion"]))
+
+    async def main(loop: VirtualLoop) -> None:
+        informer = Informer(client, "/x", "l=1", handler)
+        task = loop.create_task(informer.run())
+        await asyncio.sleep(0.5)
+        assert told == [("ADDED", "a", "2"), ("ADDED", "b", "3"), ("ADDED", "c", "4"),
+                        ("MODIFIED", "a", "6"), ("DELETED", "c", "7")]
+        await asyncio.sleep(1)                 # it asks a server that is away a second later
+        assert told[5:] == [("DELETED", "b", "3"), ("ADDED", "d", "9"), ("MODIFIED", "d", "11"),
+                            ("MODIFIED", "d", "12")]
+        assert (sorted(informer.objects), informer.version) == (["n/a", "n/d"], "13")
+        task.cancel()
+
+    virtual_loop(main)
+    again = "/x?watch=true&allowWatchBookmarks=true&resourceVersion="
+    fresh = again + "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&l=1"
+    assert client.urls == [fresh, again + "6&l=1", again + "8&l=1", again + "8&l=1", fresh,
+                           again + "10&l=1", again + "11&l=1", fresh]
 
 
 def test_lines_come_in_any_pieces() -> None:
