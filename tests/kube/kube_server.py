@@ -22,7 +22,7 @@ import kvcore
 from kvcore.kube.api import Api
 from kvcore.kube.request import ADMIN, Answer, Request, User
 
-__all__ = ["Events", "Kube", "Reply", "config_map", "pod"]
+__all__ = ["Events", "Kube", "Reply", "config_map", "failure", "pod"]
 
 T = TypeVar("T")
 Object = dict[str, Any]
@@ -171,6 +171,17 @@ def config_map(name: str = "", data: dict[str, str] | None = None, **metadata: A
     return {"apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": name or f"c{next(_numbers)}", **metadata},
             "data": data if data is not None else {"a": "1"}}
+
+
+def failure(code: int, reason: str, message: str, details: Any = None) -> Object:
+    """The Status of a refusal."""
+    said: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {},
+                            "status": "Failure", "message": message}
+    if reason:
+        said["reason"] = reason
+    if details is not None:
+        said["details"] = details
+    return {**said, "code": code}
 
 
 def pod(name: str = "", node: str = "", spec: Object | None = None, **metadata: Any) -> Object:

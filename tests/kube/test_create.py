@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from kube_server import CONFIG_MAPS, PODS, Kube, config_map, pod
+from kube_server import CONFIG_MAPS, PODS, Kube, config_map, failure, pod
 
 import kvcore
 from kvcore.kube import meta, status
@@ -24,16 +24,6 @@ from kvcore.kube.request import Answer, Request, parse_target
 ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
 NOT_OF_THE_PATH = ("the namespace of the provided object does not match the namespace sent on the "
                    "request")
-
-
-def failure(code: int, reason: str, message: str, details: Any = None) -> dict[str, Any]:
-    said: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": {},
-                            "status": "Failure", "message": message}
-    if reason:
-        said["reason"] = reason
-    if details is not None:
-        said["details"] = details
-    return {**said, "code": code}
 
 
 def test_what_the_server_decides(kube: Kube) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from kube_server import failure
 
 from kvcore.kube import status
 from kvcore.kube.resources import Resource, Resources
@@ -64,14 +65,9 @@ SHAPES: list[tuple[ApiError, int, str, str, Any]] = [
 
 @pytest.mark.parametrize(("error", "code", "reason", "message", "details"), SHAPES)
 def test_shapes(error: ApiError, code: int, reason: str, message: str, details: Any) -> None:
-    said: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": {},
-                            "status": "Failure", "message": message}
-    if reason:
-        said["reason"] = reason
-    if details is not None:
-        said["details"] = details
-    assert orjson.loads(error.body()) == said | {"code": code}
-    assert list(orjson.loads(error.body())) == [*said, "code"]
+    said = failure(code, reason, message, details)
+    assert orjson.loads(error.body()) == said
+    assert list(orjson.loads(error.body())) == list(said)
 
 
 def test_successes() -> None:

@@ -35,6 +35,7 @@ from kvcore.kube import meta, status
 from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.codec import object_of
 from kvcore.kube.decode import decode_body
+from kvcore.kube.gojson import json_type
 from kvcore.kube.negotiation import YAML, as_yaml, negotiate
 from kvcore.kube.reading import list_json
 from kvcore.kube.request import Answer, is_true
@@ -155,9 +156,7 @@ GO_TYPES = {int: "int64", str: "string", bool: "bool", list: "[]string", dict: "
 def _typed(body: Object, name: str, kind: type) -> Any:
     value = body.get(name)
     if value is not None and type(value) is not kind:
-        said = {str: "string", bool: "bool", list: "array", dict: "object"}.get(
-            type(value), "number")
-        raise status.bad_request(f"json: cannot unmarshal {said} into Go struct field "
+        raise status.bad_request(f"json: cannot unmarshal {json_type(value)} into Go struct field "
                                  f"DeleteOptions.{name} of type {GO_TYPES[kind]}")
     return value
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import orjson
 
+from kvcore.kube.gojson import json_type
 from kvcore.kube.schema import Field, fields_of, kind_of_type
 from kvcore.kube.values import (
     base64_problem,
@@ -176,7 +177,6 @@ def _texts(value: Any) -> bool:
 
 # --- settle --------------------------------------------------------------------------------------
 
-SAID = {str: "string", bool: "bool", list: "array", dict: "object"}
 ZERO: dict[str, Any] = {"string": "", "bool": False, "int32": 0, "int64": 0, "float64": 0,
                         "bytes": "", "quantity": "0", "intstr": 0, "time": None,
                         "microtime": None, "raw": None}
@@ -192,7 +192,7 @@ class _Place:
         self.struct, self.way = struct, way
 
     def refuse(self, value: Any, go: str) -> IllTyped:
-        said = SAID.get(value.__class__, "number")
+        said = json_type(value)
         if said == "number" and ("int" in go or value.__class__ is float):
             said = f"number {_spelled(value)}" if _numeric(go) else "number"
         if not self.struct:
@@ -280,7 +280,7 @@ def _scalar(base: str, value: Any, field: Field, place: _Place, go: str) -> Any:
         return value
     if base in ("int32", "int64", "float64"):
         if not SCALARS[base](value):
-            raise place.refuse(value, go if _numeric(go) or value.__class__ in SAID else base)
+            raise place.refuse(value, go if _numeric(go) or json_type(value) != "number" else base)
         return value
     try:
         return SPELL[base](value, field, place)

@@ -84,7 +84,7 @@ def _asked(call: Call, kind: str) -> Object:
     return obj
 
 
-def _created(call: Call, obj: Object) -> Answer:
+def _created(obj: Object) -> Answer:
     return Answer(201, orjson.dumps(obj))
 
 
@@ -135,7 +135,7 @@ def _reviewed(call: Call, kind: str) -> Answer:
     decision = decision_of(call, user, _target(spec))
     obj["status"] = {"allowed": decision.allowed} | (
         {"reason": decision.reason} if decision.reason else {})
-    return _created(call, obj)
+    return _created(obj)
 
 
 def _target(spec: Object) -> Target:
@@ -254,29 +254,18 @@ async def self_subject_rules_review(call: Call) -> Answer:
         "nonResourceRules": [rule.object() for rule in rules if rule.urls], "incomplete": False}
     if errors:
         said["evaluationError"] = aggregate(errors)
-    return _created(call, {"kind": kind, "apiVersion": f"{AUTHORIZATION}/v1", "metadata": {},
+    return _created({"kind": kind, "apiVersion": f"{AUTHORIZATION}/v1", "metadata": {},
                            "spec": {}, "status": said})
 
 
 # --- who? -----------------------------------------------------------------------------------------
 
-def user_info(user: User) -> Object:
-    said: Object = {"username": user.name}
-    if user.uid:
-        said["uid"] = user.uid
-    if user.groups:
-        said["groups"] = list(user.groups)
-    if user.extra:
-        said["extra"] = {key: list(values) for key, values in user.extra.items()}
-    return said
-
-
 async def self_subject_review(call: Call) -> Answer:
     _asked(call, "SelfSubjectReview")
-    return _created(call, {
+    return _created({
         "kind": "SelfSubjectReview", "apiVersion": f"{AUTHENTICATION}/v1",
         "metadata": {"creationTimestamp": rfc3339(call.api.now())},
-        "status": {"userInfo": user_info(call.user)}})
+        "status": {"userInfo": call.user.info()}})
 
 
 async def token_review(call: Call) -> Answer:
@@ -290,11 +279,11 @@ async def token_review(call: Call) -> Answer:
     if security is not None:
         user, wanted, problem = security.review(token, audiences)
         if user is not None:
-            said = {"authenticated": True, "user": user_info(user), "audiences": list(wanted)}
+            said = {"authenticated": True, "user": user.info(), "audiences": list(wanted)}
         else:
             said["error"] = problem
     obj["status"] = said
-    return _created(call, obj)
+    return _created(obj)
 
 
 async def token_request(call: Call) -> Answer:
@@ -329,7 +318,7 @@ async def token_request(call: Call) -> Answer:
     metadata |= {"name": call.name, "namespace": call.namespace, "uid": own["uid"],
                  "creationTimestamp": rfc3339(call.api.now())}
     obj["status"] = {"token": token, "expirationTimestamp": rfc3339(expires)}
-    return _created(call, obj)
+    return _created(obj)
 
 
 def _bound(call: Call, reference: Object) -> dict[str, Object]:

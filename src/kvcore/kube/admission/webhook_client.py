@@ -161,7 +161,7 @@ class Client:
 
 def request_of(call: Call, uid: str) -> Object:
     """The AdmissionRequest."""
-    resource, target, user = call.resource, call.target, call.user
+    resource, target = call.resource, call.target
     kind = {"group": resource.group, "version": resource.version, "kind": resource.kind}
     path = {"group": resource.group, "version": resource.version, "resource": resource.plural}
     request: Object = {"uid": uid, "kind": kind, "resource": path}
@@ -175,19 +175,12 @@ def request_of(call: Call, uid: str) -> Object:
         request["name"] = name
     if call.namespace:
         request["namespace"] = call.namespace
-    said: Object = {"username": user.name}
-    if user.uid:
-        said["uid"] = user.uid
-    if user.groups:
-        said["groups"] = list(user.groups)
-    if user.extra:
-        said["extra"] = {key: list(values) for key, values in user.extra.items()}
     options: Object = {"kind": OPTIONS.get(call.operation, "CreateOptions"),
                        "apiVersion": "meta.k8s.io/v1"} | call.options.said()
     if call.operation != "DELETE" and call.request.query.get("fieldValidation"):
         options["fieldValidation"] = call.options.field_validation
     return request | {
-        "operation": call.operation, "userInfo": said,
+        "operation": call.operation, "userInfo": call.user.info(),
         "object": call.object if call.operation != "DELETE" else None, "oldObject": call.old,
         "dryRun": call.options.dry_run, "options": options}
 
