@@ -28,6 +28,7 @@ from kvcore.sim import (
     LocalClient,
     ReplicaController,
     Scheduler,
+    replicas,
     simulate,
     virtual_loop,
 )
@@ -373,8 +374,36 @@ def test_a_watch_that_is_behind_makes_and_removes_no_pod_twice() -> None:
                 control._set("MODIFIED", obj)
                 await asyncio.sleep(seconds + 1)
             assert (control.deleted, len(await world.pods())) == (2, 1)
+            assert len([method for method, *_ in client.asked if method == "DELETE"]) == 2
             assert (control.created, control.failures) == (3, 0)
             client.gate.set()
+    lives(life)
+
+
+def test_a_replica_set_makes_pods_in_bursts_and_counts_its_own_only(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod that names it, but not as its controller, is another's; one that is being deleted makes
+    no pods; one whose pods are refused is not tried without end."""
+    monkeypatch.setattr(replicas, "BURST", 2)
+
+    async def life(world: World) -> None:
+        client = Told(world.api)
+        control = ReplicaController(client)
+        going = replica_set("going", 1)
+        going["metadata"]["finalizers"] = ["f.io/x"]
+        await client.request("POST", SETS, going)
+        await client.request("DELETE", f"{SETS}/going")
+        made = await client.request("POST", SETS, replica_set("web", 5))
+        await client.request("POST", PODS, pod("guest", ownerReferences=[{
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
+            "uid": made["metadata"]["uid"]}]))
+        async with running(control, control.sets, control.pods):
+            await asyncio.sleep(5)
+            assert (control.created, len(await world.pods())) == (5, 6)
+            client.broken = "/pods"
+            await client.request("PATCH", f"{SETS}/web", {"spec": {"replicas": 9}}, MERGE_PATCH)
+            await asyncio.sleep(5)
+            assert (control.created, control.failures) == (5, 2)
     lives(life)
 
 

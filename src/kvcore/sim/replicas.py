@@ -18,7 +18,7 @@ from kvcore.sim.informer import Informer, key_of
 
 __all__ = ["ReplicaController"]
 
-BURST = 500                      # pods made or removed for one ReplicaSet in one go
+BURST = 500                      # pods made for one ReplicaSet in one go; they bring it back
 AT_ONCE = 16                     # requests in flight
 
 
@@ -103,8 +103,6 @@ class ReplicaController:
         missing = owner["spec"].get("replicas", 1) - len(pods) - len(coming)
         if missing > 0:
             await asyncio.gather(*(self._make(owner) for _ in range(min(missing, BURST))))
-            if missing > BURST:
-                self._enqueue(uid)
         elif missing < 0:
             await asyncio.gather(*(self._remove(key) for key in pods[missing:]))
         await self._report(owner)
