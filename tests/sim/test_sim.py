@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import doctest
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from event_loops import connections_closed
 
 import kvcore
 import kvcore.sim
+from kvcore import Put
 from kvcore.kube import serve
 from kvcore.kube.api import Api
 from kvcore.kube.status import ApiError
@@ -137,6 +139,30 @@ def test_time_goes_from_timer_to_timer() -> None:
             task.cancel()
         return said
     assert virtual_loop(main) == [("a", 20), ("b", 30), ("a", 40), ("b", 60), ("a", 60)]
+
+
+def test_time_waits_for_what_can_be_read() -> None:
+    async def main(loop: VirtualLoop) -> list[float]:
+        here, there = socket.socketpair()
+        read: list[float] = []
+
+        def readable() -> None:
+            here.recv(1)
+            read.append(loop.time())
+        with here, there:
+            loop.add_reader(here, readable)
+            there.send(b"1")
+            await asyncio.sleep(10)
+            loop.remove_reader(here)
+        return read
+    assert virtual_loop(main) == [0]
+
+
+def test_what_is_written_is_in_the_watch_cache_at_once() -> None:
+    async def life(world: World) -> None:
+        await world.api.objects.submit(Put(b"/registry/pods/default/a", b"{}"))
+        assert world.api.feed.revision == world.api.store.revision > 1
+    lives(life)
 
 
 def test_the_same_each_time() -> None:
