@@ -7,11 +7,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import kvcore
 from kvcore.demo import apiserver
 from kvcore.demo.measure import Figure, Report
 from kvcore.demo.workload import build
@@ -164,15 +166,46 @@ def test_a_pod_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.Monke
                                           "found 25, expected 145")
 
 
-def test_a_cluster_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def flow(*_: Any) -> tuple[apiserver.Samples, int]:
-        return apiserver.Samples(), 3
+def test_failures_and_damage_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(apiserver.Cluster):
+        def report(self, revision: int, seconds: float) -> Any:
+            return replace(super().report(revision, seconds), failures=3)
 
-    class Server:
-        def run(self, work: Any) -> Any:
-            return asyncio.run(work)
-
-    monkeypatch.setattr(apiserver, "_flow", flow)
+    monkeypatch.setattr(apiserver, "Cluster", Failing)
+    monkeypatch.setattr(kvcore.Store, "check", lambda _: ["damage"])
+    for phase in ("_in_process", "_over_https"):
+        monkeypatch.setattr(apiserver, phase, lambda *_: None)
     report = Report()
-    apiserver._scheduled(Server(), [], 20, report, Phases())  # type: ignore[arg-type]
-    assert [check.detail for check in report.checks] == ["found 3, expected 0"]
+    apiserver.api_server(str(tmp_path), build([])[0], 1000, report, Phases())
+    assert [check.detail for check in report.checks] == [
+        "found 3, expected 0", "found 20, expected 145", "found ['damage'], expected []"]
+
+
+def test_a_rate_is_pods_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(create: Any, some: Any, workers: int, step: Any) -> float:
+        return 2.0
+
+    monkeypatch.setattr(apiserver, "_at_once", at_once)
+    for phase in ("_over_https", "_scheduled"):
+        monkeypatch.setattr(apiserver, phase, lambda *_: None)
+    report = Report()
+    apiserver.api_server(str(tmp_path), build([])[0], 1000, report, Phases())
+    rate = figure(report, "pods created in process, 256 in flight")
+    assert (rate.median, rate.unit) == (25, "/s")
+
+
+def test_the_time_to_bound_begins_before_the_create(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    class Slow(apiserver.LocalClient):
+        async def request(self, method: str, url: str, *rest: Any) -> Object:
+            if (method, url) == ("POST", apiserver.PODS):
+                clock.now += 3_000_000
+            return await super().request(method, url, *rest)
+
+    monkeypatch.setattr(apiserver, "LocalClient", Slow)
+    for phase in ("_in_process", "_over_https"):
+        monkeypatch.setattr(apiserver, phase, lambda *_: None)
+    report = Report()
+    apiserver.api_server(str(tmp_path), build([])[0], 1000, report, Phases())
+    bound = figure(report, "pod created to bound")
+    assert bound.low is not None and bound.low > 2.9 and bound.unit == "ms"

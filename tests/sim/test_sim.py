@@ -197,6 +197,7 @@ def test_a_replica_set_grows_and_shrinks() -> None:
             assert cluster.controller.deleted == sum(k.removed for k in cluster.kubelets) == 7
             report = cluster.report(0, 0)
             assert (report.created, report.bound, report.failures) == (11, 11, 0)
+            assert (report.running, report.deleted, report.nodes) == (11, 7, 3)
     lives(life)
 
 
@@ -403,6 +404,23 @@ def test_a_watch_that_is_behind_makes_and_removes_no_pod_twice() -> None:
             assert len([method for method, *_ in client.asked if method == "DELETE"]) == 2
             assert (control.created, control.failures) == (3, 0)
             client.gate.set()
+    lives(life)
+
+
+def test_a_part_that_ends_is_told_at_the_start_and_at_the_stop() -> None:
+    async def life(world: World) -> None:
+        client = Told(world.api)
+        client.broken = "/api/v1/nodes"
+        client.gate.clear()                       # nobody knows the cluster before it fails
+        cluster = Cluster(client, 1, now=world.loop.now)
+        with pytest.raises(ApiError, match="broken"):
+            await cluster.start()
+        with pytest.raises(ApiError, match="broken"):
+            await cluster.stop()
+        with pytest.raises(ApiError, match='nodes "node-0" not found'):
+            async with world.cluster(1):
+                await world.client.request("DELETE", "/api/v1/nodes/node-0")
+                await asyncio.sleep(301)          # when its status is due
     lives(life)
 
 
