@@ -17,8 +17,8 @@ KUBE_API = (
         loses="A create with a resourceVersion, which a client meant as an update, makes an "
               "object.",
         file="kube/create.py",
-        old="    if sent.isdigit() and int(sent):  ",
-        new="    if not sent.isdigit() and sent:  ",
+        old="    if sent.isdigit() and int(sent) and",
+        new="    if not sent.isdigit() and sent and",
         tests=("kube/test_create.py::test_refused",),
     ),
     Mutant(
@@ -140,7 +140,7 @@ KUBE_API = (
     Mutant(
         name="kube_json_patch_test_passes",
         loses="A JSON patch changes an object that its test is not true of.",
-        file="kube/json_patch.py",
+        file="kube/rfc6902.py",
         old='        if not same(found, operation.get("value")):',
         new='        if found is None and operation.get("value"):',
         tests=("kube/test_patch.py::test_test",),

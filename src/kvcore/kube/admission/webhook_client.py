@@ -30,6 +30,7 @@ import orjson
 from kvcore.kube import meta
 from kvcore.kube.admission.webhook_match import Webhook
 from kvcore.kube.call import Call, Object
+from kvcore.kube.decode import PARSE, VERSION_AND_KIND
 from kvcore.kube.fields import IllTyped, settle
 from kvcore.kube.gojson import json_type, syntax_problem
 
@@ -264,9 +265,8 @@ def check_types(answer: Object) -> None:
 
 def no_object(value: Any) -> str:
     """What upstream says of JSON that is no object."""
-    return (f"couldn't get version/kind; json parse error: json: cannot unmarshal {json_type(value)} "
-            'into Go value of type struct { APIVersion string "json:\\"apiVersion,omitempty\\""; '
-            'Kind string "json:\\"kind,omitempty\\"" }')
+    return (f"{PARSE}json: cannot unmarshal {json_type(value)} into Go value of type "
+            f"{VERSION_AND_KIND}")
 
 
 CODES = {                                        # apimachinery api/errors NewGenericServerResponse
