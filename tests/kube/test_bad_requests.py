@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import pytest
 from kube_wires import H2, answer_of, connect, get
 
 import kvcore
-from kvcore.kube import serve
+from kvcore.kube import decode, patch, serve
 from kvcore.kube.request import ADMIN, Request
 from kvcore.kube.server import Server
 
@@ -211,6 +212,17 @@ BAD: dict[str, Bad] = {
     "a slash in a name": Bad("POST", MAPS, b'{"metadata":{"name":"a/b"}}', JSON, 422, "Invalid"),
     "another namespace": Bad("POST", MAPS, b'{"metadata":{"name":"x","namespace":"kube-system"}}',
                              JSON, 400, "BadRequest", "does not match the namespace"),
+    # the old spelling of a watch is a path of any method
+    **{f"{method} of a watch": Bad(method, f"/api/v1/watch/namespaces/default/configmaps{name}",
+                                   b"{}", headers, 405, "MethodNotAllowed")
+       for method, name, headers in (("POST", "", JSON), ("PUT", "/there", JSON),
+                                     ("PATCH", "/there", MERGE), ("DELETE", "", JSON))},
+    "a watch of a part": Bad("GET", "/api/v1/watch/namespaces/default/pods/p/status", None, (), 404,
+                             "NotFound"),
+    "POST of a watch of nothing": Bad("POST", "/api/v1/watch/nope", b"{}", JSON, 404, "NotFound"),
+    "POST of a watch that is not allowed": Bad(
+        "POST", "/api/v1/watch/namespaces/default/secrets", b"{}", (*JSON, *ALICE), 403,
+        "Forbidden", 'cannot watch resource "secrets"', False),
     # parts
     "target of a binding": Bad("POST", f"{PODS}/p/binding", b'{"metadata":{"name":"p"},"target":5}',
                                JSON, 400, "BadRequest", "unmarshal number"),
@@ -258,6 +270,67 @@ def test_of_two_tokens_the_first_counts(api: Server, protocol: str) -> None:
     headers = (*JSON, *ALICE, ("authorization", "Bearer x"))
     code, who = ask(api, protocol, "POST", WHO, b"{}", headers, admin=False)
     assert code == 201 and who["status"]["userInfo"]["username"] == "alice"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("said, code", [
+    (("application/json", "text/plain"), 201), (("text/plain", "application/json"), 415),
+    (("application/yaml", "application/json"), 201), (("Application/JSON;charset=utf-8",), 201)])
+def test_of_two_content_types_the_first_counts(api: Server, protocol: str, said: tuple[str, ...],
+                                               code: int) -> None:
+    headers = tuple(("content-type", value) for value in said)
+    body = b"metadata: {name: x}" if "yaml" in said[0] else b'{"metadata":{"name":"x"}}'
+    answer = ask(api, protocol, "POST", f"{MAPS}?dryRun=All", body, headers)
+    assert answer[0] == code, answer
+
+
+@pytest.mark.parametrize("method, url, headers", [
+    ("POST", MAPS, JSON), ("PUT", f"{MAPS}/there", JSON), ("DELETE", f"{MAPS}/there", JSON),
+    ("DELETE", MAPS, JSON), ("PATCH", f"{MAPS}/there", MERGE), ("PATCH", f"{PODS}/p/status", PATCH),
+    ("POST", f"{PODS}/p/eviction", JSON), ("POST", REVIEW, JSON)])
+def test_a_large_body_is_read_in_a_thread(api: Server, monkeypatch: pytest.MonkeyPatch, method: str,
+                                          url: str, headers: Headers) -> None:
+    """Those who are served by the loop meanwhile do not wait for it."""
+    threads = []
+
+    def seen(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def reader(body: bytes) -> Any:
+            threads.append(threading.get_ident())
+            return read(body)
+        return reader
+    monkeypatch.setattr(decode, "syntax_problem", seen(decode.syntax_problem))
+    for kind, read in patch.PATCHES.items():
+        monkeypatch.setitem(patch.PATCHES, kind, seen(read))
+    body = b'{"a":"%b' % (b"x" * (200 << 10))
+    code, said = ask(api, "h2", method, url, body, headers)
+    assert (code, said["reason"]) == (400, "BadRequest"), said
+    assert len(threads) == 1 and threads[0] != api.replicas[0].thread.ident
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_large_bodies_that_are_right(api: Server, protocol: str) -> None:
+    """What a thread has read is what the verb does."""
+    filler = json.dumps({"x": "y" * (200 << 10)})[1:-1].encode()
+    for method, url, body, headers in (
+            ("POST", MAPS, b'{"metadata":{"name":"large"},"data":{%b}}' % filler, JSON),
+            ("PATCH", f"{MAPS}/large", b'{"metadata":{"labels":{"a":"b"}},"data":{%b}}' % filler,
+             MERGE),
+            ("PUT", f"{MAPS}/large", b'{"metadata":{"name":"large","labels":{"a":"c"}},'
+             b'"data":{%b}}' % filler, JSON)):
+        code, made = ask(api, protocol, method, url, body, headers)
+        assert code in (200, 201) and len(made["data"]["x"]) == 200 << 10, made
+    assert made["metadata"]["labels"] == {"a": "c"}
+    code, said = ask(api, protocol, "DELETE", f"{MAPS}/large", b'{"preconditions":{"uid":"x"},%b}'
+                     % filler)
+    assert code == 409, said
+    uid = made["metadata"]["uid"].encode()
+    for path in ("/large", "?labelSelector=a%3Dc"):
+        code, said = ask(api, protocol, "DELETE", f"{MAPS}{path}",
+                         b'{"dryRun":["All"],"preconditions":{"uid":"%b"},%b}' % (uid, filler))
+        assert code == 200, said
+        assert ask(api, protocol, "GET", f"{MAPS}/large")[0] == 200
+    assert ask(api, protocol, "DELETE", f"{MAPS}/large", b"{%b}" % filler)[0] == 200
+    assert ask(api, protocol, "GET", f"{MAPS}/large")[0] == 404
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -31,11 +31,11 @@ from kvcore.kube.admission import Chain
 from kvcore.kube.authorization import named
 from kvcore.kube.caching import Policy
 from kvcore.kube.call import Call, Object, Options
-from kvcore.kube.changing import patch, update
+from kvcore.kube.changing import patch, read_patch, update
 from kvcore.kube.codec import CODECS
 from kvcore.kube.create import create, finish
-from kvcore.kube.decode import YAML, decode_body, repeated_keys
-from kvcore.kube.deletion import delete, delete_collection
+from kvcore.kube.decode import YAML, decode_body, media_of, repeated_keys
+from kvcore.kube.deletion import DeleteOptions, delete, delete_collection
 from kvcore.kube.feed import Feed
 from kvcore.kube.housekeeping import Housekeeping
 from kvcore.kube.keys import KeyLayout
@@ -71,7 +71,6 @@ VERBS: dict[str, Verb] = {
     "patch": patch, "delete": delete, "deletecollection": delete_collection}
 LARGE_BODY = 128 * 1024              # bytes of a body that is not read in the event loop
 LARGE_AT_ONCE = 2
-READ_APART = frozenset({"create", "update"})
 KINDS_SENT = {"binding": "Binding", "eviction": "Eviction", "scale": "Scale"}
 ON_COLLECTIONS = frozenset({"create", "list", "watch", "deletecollection"})
 OF_ALL_NAMESPACES = frozenset({"list", "watch"})
@@ -158,23 +157,12 @@ class Api:
                     target.namespace if resource.namespaced else "", target.name,
                     options=Options.of(request.query, options) if options else Options(),
                     warnings=warnings)
+        if target.verb == "watch" and request.method not in ("GET", "HEAD"):
+            raise status.method_not_allowed()           # /api/v1/watch/... is a path of any method
         if len(request.body) > LARGE_BODY and target.verb in READ_APART:
-            await self._read_apart(call)
+            async with self._large_bodies:
+                await asyncio.to_thread(READ_APART[target.verb], call)
         return await _to_the_end(verb, call)
-
-    async def _read_apart(self, call: Call) -> None:
-        """The object of a large body, read in a thread: nobody else waits for it."""
-        headers, kind = call.request.headers, KINDS_SENT.get(call.subresource, call.resource.kind)
-        if (call.resource.qualified, call.subresource) in REVIEWS:
-            kind = "Object"
-
-        def read() -> tuple[Object, Texts | None]:
-            body, said = call.request.body, headers.get("content-type", "")
-            obj = decode_body(body, said, kind)
-            return obj, repeated_keys(body) if said.startswith(YAML) else None
-
-        async with self._large_bodies:
-            call.object, call.repeated = await asyncio.to_thread(read)
 
     def _verb(self, resource: Resource, target: Target) -> Verb:
         """What serves a target; its name and namespace can be parts of a key.
@@ -195,6 +183,8 @@ class Api:
                 raise status.method_not_allowed()
             verb: Verb | None = review
         elif target.subresource:
+            if target.verb == "watch":                  # only the old spelling can say this
+                raise status.no_such_path()
             verbs = SUBRESOURCES.get(target.subresource)
             if verbs is None or target.subresource not in resource.subresources:
                 raise status.no_such_path()
@@ -301,6 +291,29 @@ class Api:
         self._verb(resource, target)
         return Call(self, Request("", "", query or {}), target, resource, user, "CREATE",
                     namespace if resource.namespaced else "", name)
+
+
+def _read_object(call: Call) -> None:
+    """What a body says, of a call whose own thread shall not wait for that."""
+    body, said = call.request.body, call.request.headers.get("content-type", "")
+    kind = KINDS_SENT.get(call.subresource, call.resource.kind)
+    if (call.resource.qualified, call.subresource) in REVIEWS:
+        kind = "Object"
+    call.object = decode_body(body, said, kind)
+    call.repeated = repeated_keys(body) if media_of(said) == YAML else None
+
+
+def _read_patch(call: Call) -> None:
+    call.parsed = read_patch(call)
+
+
+def _read_delete(call: Call) -> None:
+    call.parsed = DeleteOptions.read(call)
+
+
+READ_APART: dict[str, Callable[[Call], None]] = {
+    "create": _read_object, "update": _read_object, "patch": _read_patch, "delete": _read_delete,
+    "deletecollection": _read_delete}
 
 
 async def _to_the_end(verb: Verb, call: Call) -> Answer:

@@ -57,7 +57,7 @@ from kvcore.kube.status import Cause
 from kvcore.kube.storage import Changed
 from kvcore.kube.validation import check_fields, validate_status, validate_update
 
-__all__ = ["UPDATE", "View", "change", "patch", "update"]
+__all__ = ["UPDATE", "View", "change", "patch", "read_patch", "update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,14 +338,20 @@ async def update(call: Call) -> Answer:
 
 async def patch(call: Call) -> Answer:
     """PATCH."""
-    view, body = VIEWS[call.subresource], call.request.body
+    view = VIEWS[call.subresource]
+    return await change(call, view, _patched(call.parsed or read_patch(call), view))
+
+
+def read_patch(call: Call) -> Patch:
+    """What a PATCH's body makes of objects. Errors: 400, 413, 415, 422."""
+    body = call.request.body
     read = reader_of(call.request.headers.get("content-type", ""))
     if "force" in call.request.query:
         raise status.invalid_options("PatchOptions", [
             Cause.forbidden("force", "may not be specified for non-apply patch")])
     if len(body) > BODY_LIMIT:
         raise status.too_large(BODY_LIMIT)
-    return await change(call, view, _patched(read(body), view))
+    return read(body)
 
 
 def _patched(apply: Patch, view: View) -> Callable[[Call, Object], Object]:

@@ -153,7 +153,7 @@ def _typed(body: Object, name: str, kind: type) -> Any:
 async def delete(call: Call) -> Answer:
     """DELETE of one object. Returns: 200 with the object, or with a Status for kinds that do not
     show it; 202 if it waits for its dependents."""
-    call.options = options = DeleteOptions.read(call)
+    call.options = options = call.parsed or DeleteOptions.read(call)
     body, gone = await delete_object(call, options)
     return Answer(202 if not gone and options.orphan is False else 200, body)
 
@@ -347,7 +347,7 @@ def set_finalizers(kind: str, metadata: Object, options: DeleteOptions) -> None:
 async def delete_collection(call: Call) -> Answer:
     """DELETE of all that a list with the same parameters shows; those who go meanwhile are no
     error. Returns: 200 and that list. Not atomic."""
-    options = DeleteOptions.read(call)
+    options = call.parsed or DeleteOptions.read(call)
     listed = await list_objects(call)
     items = orjson.loads(listed.body)["items"]
     names = iter([(item["metadata"].get("namespace", ""), item["metadata"]["name"])

@@ -56,12 +56,18 @@ class Request:
         return cls(method, path, dict(said), **rest)
 
 
-def between(name: str) -> str:
-    """What stands between the values of a header that came more than once. Names of groups may
-    have commas in them, and of two tokens the first counts."""
+def joined(name: str, before: str, value: str) -> str:
+    """The value of a header that came more than once. Of two content types the first counts, and
+    so it is with tokens; names of groups may have commas in them.
+
+    >>> joined("accept", "a", "b"), joined("content-type", "a", "b")
+    ('a, b', 'a')
+    """
+    if name == "content-type":
+        return before
     if name.startswith("impersonate-") or name == "authorization":
-        return "\n"
-    return "; " if name == "cookie" else ", "
+        return f"{before}\n{value}"
+    return f"{before}; {value}" if name == "cookie" else f"{before}, {value}"
 
 
 @dataclass(slots=True)
