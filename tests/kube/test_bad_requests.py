@@ -423,3 +423,89 @@ def test_a_large_body_is_read_beside_the_loop(api: Server) -> None:
         return task.result().code, turns
     code, turns = api.run(both())
     assert code == 201 and turns > 20
+
+
+def own(kind: str, name: str, rest: str) -> bytes:
+    return (f'{{"apiVersion":"v1","kind":"{kind}","metadata":{{"name":"{name}",'
+            f'"namespace":"default","uid":"u"}},{rest}}}').encode()
+
+
+# What lies in the store -> what the refusal says of it.
+STORED = {
+    "garbage": (b"\xff\x00", ""), "text": (b"nonsense", ""), "nothing": (b"", ""),
+    "an envelope of nothing": (b"k8s\0garbage", ""), "a list": (b"[]", "no Kubernetes object"),
+    "no object": (b'{"a":1}', "no Kubernetes object"),
+    "no metadata": (b'{"apiVersion":"v1","kind":"Pod"}', "no Kubernetes object"),
+    "metadata": (b'{"apiVersion":"v1","kind":"Pod","metadata":5}', "no Kubernetes object"),
+    "labels": (b'{"apiVersion":"v1","kind":"Pod","metadata":{"name":"f","labels":7}}',
+               "cannot unmarshal number into Go struct field ObjectMeta.metadata.labels"),
+    "spec": (own("Pod", "f", '"spec":"x"'), "cannot unmarshal string into Go struct field Pod.spec"),
+    "status": (own("Pod", "f", '"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"}]},'
+                   '"status":[1]'), "cannot unmarshal array into Go struct field Pod.status"),
+}
+CHANGES: dict[str, tuple[str, str, bytes | None, Headers]] = {
+    "PUT": ("PUT", "", b'{"metadata":{"name":"f"},"spec":{"nodeName":"n","containers":['
+            b'{"name":"c","image":"i"}]}}', JSON),
+    "PUT status": ("PUT", "/status", b'{"metadata":{"name":"f"},"status":{"phase":"Running"}}',
+                   JSON),
+    "merge": ("PATCH", "", b'{"metadata":{"annotations":{"a":"b"}}}', MERGE),
+    "JSON patch": ("PATCH", "", b"[]", PATCH),
+    "DELETE": ("DELETE", "", None, ()),
+    "bind": ("POST", "/binding", b'{"metadata":{"name":"f"},"target":{"name":"n"}}', JSON),
+    "evict": ("POST", "/eviction", b'{"metadata":{"name":"f"}}', JSON),
+}
+# Changes for which it does not matter what a part of the stored object is.
+DONE = {("labels", "PUT"), ("labels", "DELETE"), ("labels", "bind"), ("spec", "PUT status"),
+        ("status", "PUT status"), ("status", "bind")}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", STORED)
+def test_a_change_of_what_is_no_object(api: Server, name: str, change: str) -> None:
+    """Refused in words that name the key and the reason; others are not concerned."""
+    stored, why = STORED[name]
+    method, part, body, headers = CHANGES[change]
+    api.store.put(b"/registry/pods/default/f", stored)
+    before = api.store.revision
+    code, said = ask(api, "h2", method, f"{PODS}/f{part}", body, headers)
+    if code != 500:
+        assert (name, change) in DONE, said
+    else:
+        assert said["reason"] == "InternalError" and said["message"].startswith(
+            "Internal error occurred: unable to decode the object stored at "
+            "/registry/pods/default/f: "), said
+        assert why in said["message"] and api.store.revision == before, said
+        assert ask(api, "h2", "POST", PODS, b'{"metadata":{"name":"f"},"spec":{"containers":['
+                   b'{"name":"c","image":"i"}]}}')[1]["reason"] == "AlreadyExists"
+    api.store.delete(b"/registry/pods/default/f")
+    code, said = ask(api, "h2", "PATCH", f"{PODS}/p", b"{}", MERGE)
+    assert code == 200, said
+
+
+@pytest.mark.parametrize("name, stored, why", [
+    ("spoilt1", own("Namespace", "spoilt1", '"spec":{},"status":5'),
+     "json: cannot unmarshal number into Go struct field Namespace.status of type "
+     "v1.NamespaceStatus"),
+    ("spoilt2", own("Namespace", "spoilt2", '"spec":{},"status":{"phase":[]}'),
+     "cannot unmarshal array into Go struct field NamespaceStatus.status.phase"),
+    ("spoilt3", own("Namespace", "spoilt3", '"spec":"x"'), "Namespace.spec"),
+    ("spoilt4", b'{"apiVersion":"v1","kind":"Namespace","metadata":7}', "no Kubernetes object")])
+def test_a_namespace_of_wrong_types(api: Server, name: str, stored: bytes, why: str) -> None:
+    """Creates in it are refused as upstream refuses them, and it can be made good again."""
+    key = f"/registry/namespaces/{name}".encode()
+    for known in (False, True):
+        if known:
+            make(api, "/api/v1/namespaces", {"metadata": {"name": name}})
+            make(api, f"/api/v1/namespaces/{name}/configmaps", {"metadata": {"name": "x"}})
+        api.store.put(key, stored)
+        for body, url in ((b'{"metadata":{"name":"y"}}', "configmaps"),
+                          (b'{"metadata":{"name":"y"},"spec":{"containers":[{"name":"c",'
+                           b'"image":"i"}]}}', "pods")):
+            code, said = ask(api, "h2", "POST", f"/api/v1/namespaces/{name}/{url}", body)
+            assert (code, said["reason"]) == (500, "InternalError"), said
+            assert why in said["message"] and key.decode() in said["message"], said
+        code, said = ask(api, "h2", "GET", f"/api/v1/namespaces/{name}")
+        assert code == 500 and why in said["message"], said
+        make(api, MAPS, {"metadata": {"generateName": "fine-"}})
+        api.store.delete(key)
+        assert ask(api, "h2", "GET", "/api/v1/namespaces")[0] == 200

@@ -38,6 +38,7 @@ from kvcore import KeyValue
 from kvcore.kube import create as creating
 from kvcore.kube import meta, status, views
 from kvcore.kube.authorization import check_escalation
+from kvcore.kube.caching import Blame
 from kvcore.kube.call import Call, Object
 from kvcore.kube.codec import canonical, json_of, object_of, with_version
 from kvcore.kube.create import (
@@ -270,7 +271,11 @@ async def change(call: Call, view: View, make: Callable[[Call, Object], Object])
     update was a create."""
     call.operation = "UPDATE"
     call.key = call.api.layout.key(call.resource, call.namespace, call.name)
-    work = Change(call, view, make)
+    with Blame(call.api.store, call.key):
+        return await _change(call, Change(call, view, make))
+
+
+async def _change(call: Call, work: Change) -> Answer:
     times = call.api.metrics.stages
     while True:
         try:
@@ -284,7 +289,7 @@ async def change(call: Call, view: View, make: Callable[[Call, Object], Object])
                     and call.resource.kind in views.CREATED_BY_UPDATE
                     and call.api.store.get(call.key) is None):
                 raise
-        made = await _create_instead(call, make)
+        made = await _create_instead(call, work.make)
         if made is not None:
             return made
     return Answer(200, _answer(work))

@@ -30,6 +30,7 @@ import orjson
 
 from kvcore import KeyValue
 from kvcore.kube import meta, status
+from kvcore.kube.caching import Blame
 from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.codec import object_of
 from kvcore.kube.decode import decode_body
@@ -168,15 +169,16 @@ async def delete_object(call: Call, options: DeleteOptions) -> tuple[bytes, bool
     call.key = api.layout.key(call.resource, call.namespace, call.name)
     work = _Deletion(call, replace(options))
     step = work.namespace if call.resource.kind == "Namespace" else work.step
-    while True:
-        found = api.store.get(call.key)
-        if found is None:
-            raise status.not_found(call.resource, call.name)
-        try:
-            body, gone = await step(found)
-            break
-        except Changed:
-            continue
+    with Blame(api.store, call.key):
+        while True:
+            found = api.store.get(call.key)
+            if found is None:
+                raise status.not_found(call.resource, call.name)
+            try:
+                body, gone = await step(found)
+                break
+            except Changed:
+                continue
     if call.revision:
         await api.feed.reach(call.revision, mine=True)
     return body, gone
