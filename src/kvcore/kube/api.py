@@ -97,7 +97,7 @@ class Api:
         self.store, self.codec = store, CODECS[storage_codec]
         self.layout = KeyLayout(key_layout)
         self.resources = resources or Resources()
-        self.objects = ObjectStore(store)
+        self.objects = ObjectStore(store, observe=self._wrote)
         self.event_lease = EventLease(store, clock)
         self.feed = Feed(store, self.layout, capacity=capacity, capacities=capacities,
                          policy=policy)
@@ -213,6 +213,11 @@ class Api:
         if target.path == "/metrics":
             return Answer(200, render(self), CONTENT_TYPE)
         raise status.no_such_path()
+
+    def _wrote(self, operation: str, key: bytes, seconds: float) -> None:
+        resource = self.layout.resource_of(key)
+        if resource is not None:
+            self.metrics.of_store(operation, resource, seconds)
 
     def _unexpected(self, error: Exception, request: Request) -> status.ApiError:
         if isinstance(error, RequestTooLargeError):
