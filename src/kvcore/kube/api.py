@@ -108,6 +108,7 @@ class Api:
         self.housekeeping = Housekeeping(self, ca) if housekeeping else None
         for review in KINDS:
             self.resources.add(review)
+        self.url = ""                                   # where clients find it, set by a server
         self.security: Security | None = None          # set by kvcore.kube.security.secure
         self.authenticate: Callable[[Request], User] = lambda request: ANONYMOUS
         self.authorize: Callable[[User, Target], None] = lambda user, target: None
@@ -212,6 +213,11 @@ class Api:
             return Answer(200, b"ok", "text/plain")
         if target.path == "/metrics":
             return Answer(200, render(self), CONTENT_TYPE)
+        published = self.security and self.security.published(target.path, self.url)
+        if published:
+            if target.verb != "get":
+                raise status.method_not_allowed()
+            return published
         raise status.no_such_path()
 
     def _wrote(self, operation: str, key: bytes, seconds: float) -> None:

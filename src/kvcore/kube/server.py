@@ -42,6 +42,14 @@ HANDSHAKE_SECONDS = 10.0
 BACKLOG = 1024                   # connections that wait to be accepted
 
 
+def url_of(host: str, port: int) -> str:
+    """
+    >>> url_of("::1", 6443)
+    'https://[::1]:6443'
+    """
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def new_loop() -> asyncio.AbstractEventLoop:
     """uvloop's when it is installed."""
     try:
@@ -127,6 +135,7 @@ class Replica(LoopThread):
                 ssl_handshake_timeout=HANDSHAKE_SECONDS)
             clock = loop.create_task(hub.keep_time())
             self.address = (self.address[0], int(server.sockets[0].getsockname()[1]))
+            api.url = url_of(self._options.host, self.address[1])
             self.ready.set_result(self.address[1])
             waiting = loop.create_task(stop.wait())
             await asyncio.wait((clock, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -200,6 +209,8 @@ class Server:
                 self._front = Front(options, self.replicas)
                 self._front.on_end = self._ended.set
                 self.port = self._front.start()
+                for replica in self.replicas:
+                    replica.api.url = self.url
         except BaseException:
             self.close()
             raise
@@ -247,8 +258,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        host = self.options.host
-        return f"https://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return url_of(self.options.host, self.port)
 
     @property
     def ca(self) -> bytes:
