@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
 import pytest
 from kube_wires import H2, answer_of, connect, get
 
@@ -272,6 +273,25 @@ def test_of_two_tokens_the_first_counts(api: Server, protocol: str) -> None:
     assert code == 201 and who["status"]["userInfo"]["username"] == "alice"
 
 
+@pytest.mark.parametrize("method, url, begin, end, headers", [
+    ("POST", MAPS, b'{"metadata":{"name":"x"},"zz":', b"}", JSON),
+    ("POST", MAPS, b"metadata: {name: x}\nzz: ", b"", YAML),
+    ("PUT", f"{MAPS}/there", b'{"metadata":{"name":"there"},"zz":', b"}", JSON),
+    ("PATCH", f"{MAPS}/there", b'{"zz":', b"}", MERGE),
+    ("PATCH", f"{MAPS}/there", b'[{"op":"test","path":"/zz","value":', b"}]", PATCH),
+    ("DELETE", f"{MAPS}/there", b'{"zz":', b"}", JSON)])
+def test_levels_of_a_body(api: Server, method: str, url: str, begin: bytes, end: bytes,
+                          headers: Headers) -> None:
+    """250, and with a webhook's review around them they can still be written."""
+    around = 2 if begin[:1] == b"[" else 1
+    codes = [ask(api, "h2", method, f"{url}?dryRun=All" if method != "DELETE" else f"{url}x",
+                 begin + nested(levels - around) + end, headers)[0] for levels in (250, 251)]
+    assert codes[0] not in (400, 500) and codes[1] == 400, codes
+    deep = json.loads(nested(250))
+    assert orjson.dumps({"request": {"object": deep}}) and not decode.unwritable(deep)
+    assert "max depth" in decode.unwritable([deep])
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("said, code", [
     (("application/json", "text/plain"), 201), (("text/plain", "application/json"), 415),
@@ -439,7 +459,8 @@ STORED = {
     "metadata": (b'{"apiVersion":"v1","kind":"Pod","metadata":5}', "no Kubernetes object"),
     "labels": (b'{"apiVersion":"v1","kind":"Pod","metadata":{"name":"f","labels":7}}',
                "cannot unmarshal number into Go struct field ObjectMeta.metadata.labels"),
-    "spec": (own("Pod", "f", '"spec":"x"'), "cannot unmarshal string into Go struct field Pod.spec"),
+    "spec": (own("Pod", "f", '"spec":"x"'),
+             "cannot unmarshal string into Go struct field Pod.spec"),
     "status": (own("Pod", "f", '"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"}]},'
                    '"status":[1]'), "cannot unmarshal array into Go struct field Pod.status"),
 }

@@ -28,6 +28,7 @@ from kvcore import Store
 from kvcore.errors import ClosedError, NoSpaceError, RequestTooLargeError
 from kvcore.kube import meta, status
 from kvcore.kube.admission import Chain
+from kvcore.kube.audit import AuditLog, Trail, audited
 from kvcore.kube.authorization import named
 from kvcore.kube.caching import Policy
 from kvcore.kube.call import Call, Object, Options
@@ -81,7 +82,8 @@ class Api:
     """All verbs over one store. `await start()` first, `await stop()` last.
 
     Args: housekeeping: whether this one makes the system's namespaces, empties those that are
-    deleted, and gives each its ServiceAccount and the cluster's CA (`ca`, PEM).
+    deleted, and gives each its ServiceAccount and the cluster's CA (`ca`, PEM). audit: where
+    requests are logged.
     """
 
     def __init__(self, store: Store, *, key_layout: Any = "grouped", storage_codec: str = "json",
@@ -90,7 +92,7 @@ class Api:
                  policy: Policy = "incremental",
                  clock: Callable[[], float] = time.monotonic,
                  now: Callable[[], float] = time.time,
-                 housekeeping: bool = True, ca: str = "") -> None:
+                 housekeeping: bool = True, ca: str = "", audit: AuditLog | None = None) -> None:
         if storage_codec not in CODECS:
             raise ValueError(f"storage_codec must be one of {', '.join(CODECS)}, "
                              f"got {storage_codec!r}")
@@ -108,12 +110,15 @@ class Api:
         self.housekeeping = Housekeeping(self, ca) if housekeeping else None
         for review in KINDS:
             self.resources.add(review)
+        self.audit = audit
         self.url = ""                                   # where clients find it, set by a server
         self.security: Security | None = None          # set by kvcore.kube.security.secure
         self.authenticate: Callable[[Request], User] = lambda request: ANONYMOUS
         self.authorize: Callable[[User, Target], None] = lambda user, target: None
 
     async def start(self) -> None:
+        if self.audit is not None:
+            self.audit.open()
         self.feed.start()
         await self.admission.start(self)
         if self.housekeeping is not None:
@@ -124,13 +129,21 @@ class Api:
             await self.housekeeping.stop()
         await self.admission.stop()
         await self.feed.stop()
+        if self.audit is not None:
+            self.audit.close()
 
     async def handle(self, request: Request) -> Answer:
         """Never raises, but for CancelledError: what goes wrong is a Status answer."""
+        if self.audit is not None:
+            return await audited(self, self.audit, request)
+        return await self.answer(request, parse_target(request))
+
+    async def answer(self, request: Request, target: Target, trail: Trail | None = None) -> Answer:
+        """As `handle`, and leaves a trail for the audit log."""
         warnings: Texts = []
-        before, target = time.perf_counter(), parse_target(request)
+        before = time.perf_counter()
         try:
-            answer = await self._serve(request, target, warnings)
+            answer = await self._serve(request, target, warnings, trail)
         except status.ApiError as error:
             answer = refusal(error)
         except Exception as error:
@@ -143,10 +156,16 @@ class Api:
             request.query.get("dryRun") == "All", answer.code, time.perf_counter() - before)
         return answer
 
-    async def _serve(self, request: Request, target: Target, warnings: Texts) -> Answer:
-        user = request.user or self.authenticate(request)
+    async def _serve(self, request: Request, target: Target, warnings: Texts,
+                     trail: Trail | None) -> Answer:
+        user = request.user or self.authenticate(request) if trail is None else \
+            self._known(request, trail)
         selected = request.query.get("fieldSelector")
-        self.authorize(user, named(target, selected) if selected else target)
+        asked = named(target, selected) if selected else target
+        if trail is None:
+            self.authorize(user, asked)
+        else:
+            self._allowed(user, asked, trail)
         if not target.is_resource:
             return self._plain(target)
         resource = self.resources.of_path(target.group, target.version, target.resource)
@@ -158,12 +177,36 @@ class Api:
                     target.namespace if resource.namespaced else "", target.name,
                     options=Options.of(request.query, options) if options else Options(),
                     warnings=warnings)
+        if trail is not None:
+            trail.call = call
         if target.verb == "watch" and request.method not in ("GET", "HEAD"):
             raise status.method_not_allowed()           # /api/v1/watch/... is a path of any method
         if len(request.body) > LARGE_BODY and target.verb in READ_APART:
             async with self._large_bodies:
                 await asyncio.to_thread(READ_APART[target.verb], call)
         return await _to_the_end(verb, call)
+
+    def _known(self, request: Request, trail: Trail) -> User:
+        """Who asks; the trail has it also if they may not be who they want to be."""
+        try:
+            trail.user = request.user or self.authenticate(request)
+        except status.ApiError as error:
+            trail.user = error.user
+            if error.code == 403:
+                trail.allowed = False
+            raise
+        return trail.user
+
+    def _allowed(self, user: User, target: Target, trail: Trail) -> None:
+        try:
+            self.authorize(user, target)
+            trail.allowed = True
+        except status.ApiError:
+            trail.allowed = False
+            raise
+        finally:
+            if self.security is not None:
+                trail.reason = self.security.authorizer.decide(user, target).reason
 
     def _verb(self, resource: Resource, target: Target) -> Verb:
         """What serves a target; its name and namespace can be parts of a key.

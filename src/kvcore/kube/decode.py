@@ -36,7 +36,7 @@ ACCEPTED = f"{JSON}, {YAML}, {PROTOBUF}"
 SHOWN = 30                       # bytes of a refused body that its refusal shows
 YAML_NODES = 1_000_000           # with aliases written out
 YAML_DEPTH = 1000
-DEPTH = 250                      # levels that can be written again: orjson's, of texts within
+DEPTH = 250                      # levels that can be written again, with some around them
 REPEATED_MAX = 100               # keys given twice that are told
 
 
@@ -116,7 +116,7 @@ def unwritable(obj: Any) -> str:
     ('Integer exceeds 64-bit range', '')
     """
     try:
-        orjson.dumps(obj)
+        orjson.dumps([[[[obj]]]])              # its limit is 254: DEPTH, and what is put around
     except orjson.JSONEncodeError as error:
         return "exceeded max depth" if "ecursion" in str(error) else str(error)
     return ""

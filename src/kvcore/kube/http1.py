@@ -130,7 +130,7 @@ class Http1(Connection):
             return self._refuse(plain(400))
         item: Request | Answer = Request.of(
             parser.get_method().decode(), url, headers=self._headers, body=b"".join(self._parts),
-            certificate=self.certificate)
+            certificate=self.certificate, address=self.address)
         if not url.startswith("/"):
             item = plain(400)
         self._parts = []
