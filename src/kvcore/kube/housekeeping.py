@@ -6,6 +6,7 @@
     one of these two is deleted ──> made again
     a namespace is deleted ──> every object in it is deleted; when all are gone, its finalizer
     a pod's delete was cut short by the end of a process ──> done at the next start
+    a watch ends though the store is open ──> begun anew, after a look at all namespaces
 
 Each thing is done by "put if absent" or "put if unchanged", so several servers over one store may
 all do it, and it happens once. An object that may not go yet (finalizers, a pod's grace) is waited
@@ -20,13 +21,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from kvcore import Event
 from kvcore.errors import Error, NoSpaceError, StorageError
 from kvcore.kube import status
+from kvcore.kube.caching import Blame
 from kvcore.kube.call import Call, Object
 from kvcore.kube.changing import VIEWS, change, ends
 from kvcore.kube.codec import object_of
@@ -48,6 +51,7 @@ SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 CONTROLLER = User("system:serviceaccount:kube-system:namespace-controller",
                   ("system:serviceaccounts", "system:serviceaccounts:kube-system",
                    "system:authenticated"))
+AGAIN_SECONDS = 1.0              # before what went wrong is tried again
 CA_NAME = "kube-root-ca.crt"
 CA_NOTE = ("Contains a CA bundle that can be used to verify the kube-apiserver when using internal "
            "endpoints such as the internal service IP or kubernetes.default.svc. No other usage is "
@@ -59,6 +63,7 @@ class Housekeeping:
 
     def __init__(self, api: Api, ca: str = "") -> None:
         self.api, self.ca = api, ca
+        self.restarts = 0                      # of its watches
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._namespaces = self._resource("namespaces")
@@ -79,11 +84,11 @@ class Housekeeping:
         await asyncio.gather(*(self._plant(self._namespaces, _named("Namespace", name))
                                for name in SYSTEM_NAMESPACES))
         await self._finish_deletes()
-        rows = api.store.range(prefix=api.layout.prefix(self._namespaces))
-        await asyncio.gather(*(self._see(kv.value) for kv in rows))
-        self._run(self._follow(self._namespaces, revision))
+        await self._look_round()
+        self._run(self._follow(self._namespaces, revision,
+                               lambda event: self._see(event.kv.value), deletes=False))
         for resource in (self._accounts, self._maps):
-            self._run(self._restore(resource, revision))
+            self._run(self._follow(resource, revision, self._restore(resource), deletes=True))
 
     async def _finish_deletes(self) -> None:
         """A pod goes in two writes, and a process may have been killed between them."""
@@ -114,13 +119,32 @@ class Housekeeping:
 
     # --- what each namespace has ----------------------------------------------------------------
 
-    async def _follow(self, resource: Resource, revision: int) -> None:
-        prefix = self.api.layout.prefix(resource)
-        with self.api.store.watch(prefix=prefix, no_delete=True,
-                                  start_revision=revision + 1) as watch:
-            async for response in watch:
-                await asyncio.gather(*(self._see(event.kv.value)
-                                       for event in response.events))
+    async def _follow(self, resource: Resource, revision: int,
+                      seen: Callable[[Event], Awaitable[None]], *, deletes: bool) -> None:
+        """Tells of puts, or of deletes, after a revision, until the store is closed. When something
+        else ends the watch it is begun anew, after a look at what may have been missed."""
+        store, prefix = self.api.store, self.api.layout.prefix(resource)
+        missed = False
+        while not store.closed:
+            try:
+                if missed:
+                    await asyncio.sleep(AGAIN_SECONDS)
+                    self.restarts, revision = self.restarts + 1, store.revision
+                    await self._look_round()
+                missed = True
+                with store.watch(prefix=prefix, start_revision=revision + 1, no_put=deletes,
+                                 no_delete=not deletes) as watch:
+                    async for response in watch:
+                        await asyncio.gather(*map(seen, response.events))
+            except Exception as error:
+                if not store.closed:
+                    _log.error("housekeeping's watch of %s begins anew", resource.qualified,
+                               exc_info=error)
+
+    async def _look_round(self) -> None:
+        """Each namespace as it is now: it gets what it lacks, or comes to its end."""
+        rows = self.api.store.range(prefix=self.api.layout.prefix(self._namespaces))
+        await asyncio.gather(*(self._see(kv.value) for kv in rows))
 
     async def _see(self, stored: bytes) -> None:
         """A namespace as it was stored; another program's bytes that are none are left alone."""
@@ -152,35 +176,44 @@ class Housekeeping:
         if api.store.get(api.layout.key(resource, namespace, name)) is None:
             await plant(api, resource, obj, namespace)
 
-    async def _restore(self, resource: Resource, revision: int) -> None:
+    def _restore(self, resource: Resource) -> Callable[[Event], Awaitable[None]]:
         """Makes the two objects again when they are deleted and their namespace is not."""
         api, prefix = self.api, self.api.layout.prefix(resource)
         mine = b"/default" if resource is self._accounts else b"/" + CA_NAME.encode()
-        with api.store.watch(prefix=prefix, no_put=True, start_revision=revision + 1) as watch:
-            async for response in watch:
-                for event in response.events:
-                    if event.kv.key.endswith(mine):
-                        name = event.kv.key[len(prefix):-len(mine)].decode()
-                        found = api.store.get(api.layout.key(self._namespaces, "", name))
-                        if found is not None:
-                            await self._see(found.value)
+
+        async def deleted(event: Event) -> None:
+            if event.kv.key.endswith(mine):
+                name = event.kv.key[len(prefix):-len(mine)].decode(errors="replace")
+                found = api.store.get(api.layout.key(self._namespaces, "", name))
+                if found is not None:
+                    await self._see(found.value)
+
+        return deleted
 
     # --- the end of a namespace -----------------------------------------------------------------
 
     async def _end(self, name: str) -> None:
         """Deletes all that is in a namespace, waits for what takes longer, and lets it go."""
         try:
-            while True:
-                left = await self._empty(name)
-                if left is None:
-                    break
+            while not await self._ended(name):
+                await asyncio.sleep(AGAIN_SECONDS)
+        finally:
+            self._ending.pop(name, None)
+
+    async def _ended(self, name: str) -> bool:
+        """Whether it was brought to its end; something may be in the way for a moment."""
+        try:
+            while (left := await self._empty(name)) is not None:
                 prefix, revision = left
                 with self.api.store.watch(prefix=prefix, no_put=True,
                                           start_revision=revision + 1) as watch:
                     await anext(watch)         # something there is gone: look again
             await self._let_go(name)
-        finally:
-            self._ending.pop(name, None)
+        except Exception as error:
+            if not self.api.store.closed:
+                _log.error("the end of namespace %s is tried again", name, exc_info=error)
+                return False
+        return True
 
     async def _empty(self, name: str) -> tuple[bytes, int] | None:
         """Deletes every object. Returns: None when nothing is left, or where something is, and at
@@ -203,9 +236,9 @@ class Housekeeping:
         """One object; that it is gone already, or changes all the time, is no error."""
         options = DeleteOptions(policy="Background")
         call = self._call("delete", resource, namespace, name)
-        if resource.kind == "Pod" and self._is_lost(call):
-            options.grace = 0
         try:
+            if resource.kind == "Pod" and self._is_lost(call):
+                options.grace = 0
             await delete_object(call, options)
         except status.ApiError as error:
             if error.code != 404:
@@ -215,9 +248,10 @@ class Housekeeping:
     def _is_lost(self, call: Call) -> bool:
         """Whether the pod's node does not exist."""
         api = self.api
-        found = api.store.get(api.layout.key(call.resource, call.namespace, call.name))
-        nodes = api.resources.of_path("", "v1", "nodes")
-        node = (object_of(found.value).get("spec") or {}).get("nodeName") if found else None
+        key = api.layout.key(call.resource, call.namespace, call.name)
+        found, nodes = api.store.get(key), api.resources.of_path("", "v1", "nodes")
+        with Blame(api.store, key):
+            node = (object_of(found.value).get("spec") or {}).get("nodeName") if found else None
         return bool(node and nodes is not None
                     and api.store.get(api.layout.key(nodes, "", node)) is None)
 
