@@ -111,6 +111,7 @@ class Api:
         for review in KINDS:
             self.resources.add(review)
         self.audit = audit
+        self.certificates: dict[str, float] = {}        # when the server's end, set by it
         self.url = ""                                   # where clients find it, set by a server
         self.security: Security | None = None          # set by kvcore.kube.security.secure
         self.authenticate: Callable[[Request], User] = lambda request: ANONYMOUS
