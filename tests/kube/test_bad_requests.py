@@ -17,7 +17,7 @@ import pytest
 from kube_wires import H2, answer_of, connect, get
 
 import kvcore
-from kvcore.kube import decode, patch, serve
+from kvcore.kube import decode, patch, serve, validation
 from kvcore.kube.request import ADMIN, Request
 from kvcore.kube.server import Server
 
@@ -325,6 +325,31 @@ def test_a_large_body_is_read_in_a_thread(api: Server, monkeypatch: pytest.Monke
     code, said = ask(api, "h2", method, url, body, headers)
     assert (code, said["reason"]) == (400, "BadRequest"), said
     assert len(threads) == 1 and threads[0] != api.replicas[0].thread.ident
+
+
+@pytest.mark.parametrize("method, url", [("POST", MAPS), ("PUT", f"{MAPS}/there"),
+                                         ("PUT", f"{PODS}/p/status")])
+def test_the_fields_of_a_large_body_are_looked_at_in_a_thread(
+        api: Server, monkeypatch: pytest.MonkeyPatch, method: str, url: str) -> None:
+    """Repeated and unknown ones make that slow. What is told of them is what is told of others."""
+    threads, told = [], []
+    strict = validation.strict_errors
+
+    def seen(*args: Any) -> list[str]:
+        threads.append(threading.get_ident())
+        told.append(strict(*args))
+        return told[-1]
+    monkeypatch.setattr(validation, "strict_errors", seen)
+    name = "p" if "/p/" in url else "there"
+    for filler in (1, 200 << 10):
+        body = (b'{"metadata":{"name":"%b","labels":{"a":"1","a":"2"}},"zz":"%b"}'
+                % (name.encode(), b"x" * filler))
+        code, said = ask(api, "h2", method, f"{url}?dryRun=All&fieldValidation=Strict", body)
+        assert code == 400 and said["message"].endswith(
+            'strict decoding error: duplicate field "metadata.labels.a", unknown field "zz"')
+    loop = api.replicas[0].thread.ident
+    assert len(told) == 2 and told[0] == told[1]
+    assert threads[0] == loop != threads[1]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

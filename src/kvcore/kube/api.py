@@ -56,6 +56,7 @@ from kvcore.kube.resources import Resource, Resources
 from kvcore.kube.reviews import KINDS, REVIEWS
 from kvcore.kube.storage import EventLease, ObjectStore
 from kvcore.kube.subresources import SUBRESOURCES, bind
+from kvcore.kube.validation import check_fields
 from kvcore.kube.watching import watch
 
 if TYPE_CHECKING:
@@ -349,13 +350,17 @@ class Api:
 
 
 def _read_object(call: Call) -> None:
-    """What a body says, of a call whose own thread shall not wait for that."""
+    """What a body says, and whether its fields are known, of a call whose own thread shall not
+    wait for that."""
     body, said = call.request.body, call.request.headers.get("content-type", "")
     kind = KINDS_SENT.get(call.subresource, call.resource.kind)
     if (call.resource.qualified, call.subresource) in REVIEWS:
         kind = "Object"
     call.object = decode_body(body, said, kind)
     call.repeated = repeated_keys(body) if media_of(said) == YAML else None
+    if kind == call.resource.kind and kind != "Binding":
+        check_fields(call)
+        call.checked = True
 
 
 def _read_patch(call: Call) -> None:
