@@ -12,8 +12,8 @@ Named invariants:
 1. **one line**: an event is encoded at most once a type, however many watchers take it.
 2. **readable**: a body is JSON of an object; foreign spellings were encoded anew. What begins and
    ends as this package writes it, with as many braces closed as opened, is believed, not parsed;
-   but not of kinds that the server itself lives by (READ_HERE), whose fields must be of their
-   types too.
+   but not of kinds that the server itself lives by (READ_HERE). A namespace's fields must be of
+   their types too; of what forbids (quotas, webhooks) they need not: it would forbid nothing.
 Thread safety: one event loop's thread. Source: apiserver storage/cacher (caching_object.go).
 May not know: the store, HTTP, verbs.
 """
@@ -71,7 +71,7 @@ def readable(stored: bytes, revision: int, kind: str = "") -> bytes:
         if kind in READ_HERE or not (
                 body.startswith(OWN_HEAD) and body.endswith(b"}") and OWN_METADATA in body
                 and body.count(b"{") == body.count(b"}")):
-            body = _spelled_anew(body, typed=kind in READ_HERE)
+            body = _spelled_anew(body, typed=kind == "Namespace")
         return with_version(body, revision)
     except Damaged:
         raise
