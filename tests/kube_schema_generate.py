@@ -35,6 +35,23 @@ LISTS = {"x-kubernetes-list-type": "list", "x-kubernetes-list-map-keys": "keys",
          "x-kubernetes-map-type": "map"}
 EMPTY_NUMBERS = frozenset({"int32", "int64", "float64", "int"})
 
+QUESTIONS = {                                       # kinds that are answered and never stored
+    "authentication.k8s.io": ("SelfSubjectReview", "TokenRequest", "TokenReview"),
+    "authorization.k8s.io": ("LocalSubjectAccessReview", "SelfSubjectAccessReview",
+                             "SelfSubjectRulesReview", "SubjectAccessReview"),
+}
+TEXT, META = {"type": "string"}, "#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1."
+WEBHOOKS: dict[str, Any] = {                        # not in OpenAPI: what a webhook answers
+    "io.k8s.api.admission.v1.AdmissionReview": {"properties": {
+        "apiVersion": TEXT, "kind": TEXT, "request": {"type": "object"},
+        "response": {"$ref": "#/$defs/io.k8s.api.admission.v1.AdmissionResponse"}}},
+    "io.k8s.api.admission.v1.AdmissionResponse": {"properties": {
+        "uid": TEXT, "allowed": {"type": "boolean"}, "status": {"$ref": f"{META}Status"},
+        "patch": {"type": "string", "format": "byte"}, "patchType": TEXT,
+        "auditAnnotations": {"type": "object", "additionalProperties": TEXT},
+        "warnings": {"type": "array", "items": TEXT}}},
+}
+
 Fields = dict[str, tuple[str, str]]                 # JSON name -> (Go type, rest of the tag)
 
 
@@ -161,13 +178,16 @@ def field_row(go: Go, type_name: str, name: str, spec: dict[str, Any], required:
 def build(definitions: dict[str, Any], go: Go) -> dict[str, Any]:
     """All types reachable from the served kinds, and which type a kind is."""
     by_kind, by_name = {}, {}
-    for name, spec in definitions.items():
+    for name, spec in (definitions | WEBHOOKS).items():
         by_name[short(name)] = spec
         for gvk in spec.get("x-kubernetes-group-version-kind", ()):
             by_kind[gvk["group"], gvk["version"], gvk["kind"]] = short(name)
     kinds = {f"{r.api_version}/{r.kind}": by_kind[r.group, r.version, r.kind]
              for r in sorted(BUILT_IN, key=lambda r: (r.api_version, r.kind))}
-    waiting, types = list(kinds.values()), dict[str, dict[str, Any]]()
+    kinds |= {f"{group}/v1/{kind}": by_kind[group, "v1", kind]
+              for group, asked in QUESTIONS.items() for kind in asked}
+    waiting = [*kinds.values(), *map(short, WEBHOOKS)]
+    types: dict[str, dict[str, Any]] = {}
     while waiting:
         name = waiting.pop()
         if name in types:

@@ -131,7 +131,7 @@ BAD: dict[str, Bad] = {
     "PUT of a binding": Bad("PUT", f"{PODS}/p/binding", b"{}", JSON, 405, "MethodNotAllowed"),
     "GET of a token": Bad("GET", f"{NS}/serviceaccounts/default/token", None, (), 405,
                           "MethodNotAllowed"),
-    "a named review": Bad("POST", f"{REVIEW}/x", b"{}", JSON, 405, "MethodNotAllowed"),
+    "a named review": Bad("POST", f"{REVIEW}/x", b"{}", JSON, 404, "NotFound"),
     # who asks
     "anonymous": Bad("GET", NOBODY, None, (), 403, "Forbidden", "system:anonymous", False),
     "anonymous metrics": Bad("GET", "/metrics", None, (), 403, "Forbidden", "path", False),

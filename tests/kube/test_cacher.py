@@ -238,6 +238,45 @@ def test_beginning_anew_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main, loop)
 
 
+def test_closed_while_it_is_to_begin_anew() -> None:
+    """A store that is closed does not come back: 503, not 429 for ever."""
+    loop = StillLoop()
+
+    async def main() -> None:
+        async with kube() as k:
+            k.api.feed._watch.cancel()
+            assert (await k.ask(PODS)).code == 429
+            k.db.close()
+            loop.advance(1)
+            await turns()
+            assert (await k.ask(f"{PODS}?resourceVersion=0")).code == 503
+    run(main, loop)
+
+
+def test_who_gave_up_is_forgotten() -> None:
+    """Versions that never come, asked for again and again, are nothing that is kept."""
+    loop = StillLoop()
+
+    async def main() -> None:
+        async with kube() as k:
+            for _ in range(3):
+                asked = [asyncio.create_task(k.ask(f"{PODS}?resourceVersion={10 ** 9 + n}"))
+                         for n in range(100)]
+                await turns()
+                assert len(k.api.feed._waiting) == 100
+                for task in asked[:50]:
+                    task.cancel()
+                loop.advance(4)
+                await asyncio.wait(asked)
+                assert {task.result().code for task in asked[50:]} == {504}
+                assert k.api.feed._waiting == []
+            came = asyncio.create_task(k.ask(f"{PODS}?resourceVersion=2"))
+            await turns()
+            k.put("a")
+            assert (await came).code == 200
+    run(main, loop)
+
+
 def test_another_thread_is_refused() -> None:
     async def main() -> None:
         async with kube() as k:

@@ -253,15 +253,23 @@ class Meddler:
 
 
 @pytest.mark.parametrize(("changes", "code", "message"), [
-    ({"name": "other"}, 500, "Internal error occurred: admission may not change metadata.name"),
+    ({"name": ""}, 422, 'ConfigMap "" is invalid: metadata.name: Required value: name or '
+     "generateName is required"),
     ({"namespace": "other"}, 400, NOT_OF_THE_PATH),
 ])
-def test_admission_may_not_change_who_it_is(changes: dict[str, str], code: int,
-                                            message: str) -> None:
+def test_admission_may_not_change_where_it_is(changes: dict[str, str], code: int,
+                                              message: str) -> None:
     with Kube(admission=Chain([Meddler(**changes)])) as kube:
         reply = kube.call("POST", CONFIG_MAPS, config_map("a"))
         assert (reply.code, reply.message) == (code, message)
         assert kube.store.revision == 1
+
+
+def test_admission_may_give_another_name() -> None:
+    with Kube(admission=Chain([Meddler(name="other")])) as kube:
+        assert kube.make(CONFIG_MAPS, config_map("a")).meta["name"] == "other"
+        assert kube.call("GET", f"{CONFIG_MAPS}/other").code == 200
+        assert kube.call("GET", f"{CONFIG_MAPS}/a").code == 404
 
 
 def test_a_uid_of_admission_counts_for_nothing() -> None:
@@ -313,5 +321,16 @@ def test_a_create_is_seen_by_a_list_after_it(kube: Kube) -> None:
 
 def test_targets() -> None:
     target = parse_target(Request.of("GET", "/api/v1/namespaces/n/pods/p/status/x"))
-    assert (target.resource, target.subresource) == ("pods", "status/x")
+    assert (target.resource, target.subresource, target.rest) == ("pods", "status", "x")
+    target = parse_target(Request.of("GET", "/api/v1/nodes/n/proxy/metrics/a"))
+    assert (target.name, target.subresource, target.rest) == ("n", "proxy", "metrics/a")
+    assert parse_target(Request.of("OPTIONS", "/api/v1/pods")).verb == ""
     assert not parse_target(Request.of("GET", "/api/v1/namespaces//pods")).is_resource
+
+
+def test_a_version_in_a_dry_run(kube: Kube) -> None:
+    versioned = config_map("a", resourceVersion="5")
+    assert kube.call("POST", f"{CONFIG_MAPS}?dryRun=All", versioned).code == 201
+    reply = kube.call("POST", CONFIG_MAPS, versioned)
+    assert (reply.code, reply.message) == (
+        500, "resourceVersion should not be set on objects to be created")

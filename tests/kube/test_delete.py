@@ -67,6 +67,8 @@ REFUSED: list[tuple[str, Any, int, str, str]] = [
      'strconv.ParseInt: parsing "abc": invalid syntax'),
     ("", {"gracePeriodSeconds": "x"}, 400, "BadRequest", "json: cannot unmarshal string into Go "
      "struct field DeleteOptions.gracePeriodSeconds of type int64"),
+    ("", b"{", 400, "BadRequest", "couldn't get version/kind; json parse error: unexpected end of "
+     "JSON input"),
     ("", {"kind": "Pod", "apiVersion": "v1"}, 400, "BadRequest", 'no kind "Pod" is registered for '
      'version "v1" in scheme "pkg/runtime/scheme.go:111"'),
 ]
@@ -102,7 +104,7 @@ def test_a_precondition_held_when_it_was_asked(kube: Kube, monkeypatch: pytest.M
         tries.append(revision)
         if len(tries) == 1:
             kube.store.put(key, kube.store.get(key).value)     # type: ignore[union-attr]
-            raise Changed(None)
+            raise Changed(kube.store.get(key))
         return await remove(key, revision)
     monkeypatch.setattr(kube.api.objects, "remove", slower)
     before = {"resourceVersion": str(made.rv)}
@@ -203,6 +205,67 @@ def test_a_pod_has_time_to_end(kube: Kube) -> None:
     assert kinds(events.take()) == ["MODIFIED", "DELETED"]
 
 
+def test_a_client_that_leaves_between_the_two_writes(kube: Kube) -> None:
+    """A pod that goes at once is marked and deleted: both, or nothing."""
+    kube.make(PODS, pod("p"))
+    write = kube.api.objects.replace
+
+    async def leave() -> None:
+        asked = asyncio.ensure_future(kube.ask("DELETE", P))
+
+        async def marked(*what: Any) -> int:
+            asked.cancel()
+            return await write(*what)
+        kube.api.objects.replace = marked      # type: ignore[method-assign]
+        with kube.store.watch(prefix=b"/registry/pods/", no_put=True) as watch:
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            await asyncio.wait_for(anext(watch), 20)
+    kube.run(leave())
+    assert kube.call("GET", P).code == 404
+
+
+@pytest.mark.parametrize("error", [Changed(None), OSError("input/output error")])
+def test_what_fails_when_nobody_waits_is_told(kube: Kube, error: Exception,
+                                              caplog: pytest.LogCaptureFixture) -> None:
+    kube.make(PODS, pod("p"))
+
+    async def leave() -> None:
+        asked = asyncio.ensure_future(kube.ask("DELETE", P))
+        ended = asyncio.Event()
+
+        async def failing(*what: Any) -> int:
+            asked.cancel()
+            try:
+                await asyncio.sleep(0)
+                raise error
+            finally:
+                ended.set()
+        kube.api.objects.remove = failing      # type: ignore[method-assign]
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        await ended.wait()
+    kube.run(leave())
+    kube.settle()
+    assert ("cut short" in caplog.text) == isinstance(error, OSError)
+
+
+def test_an_update_between_the_two_writes_is_the_end(kube: Kube) -> None:
+    kube.make(PODS, pod("p"))
+    remove, first = kube.api.objects.remove, [True]
+
+    async def slow(*what: Any) -> int:
+        if first:
+            first.clear()
+            await kube.ask("PATCH", P, {"metadata": {"labels": {"a": "b"}}},
+                           headers={"content-type": "application/merge-patch+json"})
+            assert kube.store.get(b"/registry/pods/default/p") is None
+        return await remove(*what)
+    kube.api.objects.remove = slow             # type: ignore[method-assign]
+    reply = kube.call("DELETE", P)
+    assert (reply.code, reply.meta["name"]) == (200, "p")
+
+
 @pytest.mark.parametrize(("query", "grace"), [("", 30), ("?gracePeriodSeconds=7", 7),
                                               ("?gracePeriodSeconds=-3", 1)])
 def test_how_long(kube: Kube, query: str, grace: int) -> None:
@@ -243,6 +306,14 @@ def test_a_collection(kube: Kube) -> None:
     assert [i["metadata"]["name"] for i in kube.call("GET", CONFIG_MAPS).obj["items"]] == ["c4"]
     assert kube.call("DELETE", "/api/v1/configmaps").code == 405
     assert kube.call("DELETE", "/api/v1/namespaces").code == 405
+
+
+def test_a_collection_in_yaml(kube: Kube) -> None:
+    kube.make(CONFIG_MAPS, config_map("a"))
+    answer = kube.run(kube.ask("DELETE", CONFIG_MAPS, headers={"accept": "application/yaml"}))
+    assert (answer.code, answer.content_type) == (200, "application/yaml")
+    assert b"kind: ConfigMapList" in answer.body and b"name: a" in answer.body
+    assert kube.call("GET", CONFIG_MAPS).obj["items"] == []
 
 
 def test_a_collection_waits_for_finalizers(kube: Kube) -> None:

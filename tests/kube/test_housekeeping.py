@@ -13,7 +13,11 @@ import pytest
 from kube_server import Kube, config_map, pod
 
 import kvcore
+from kvcore.errors import CompactedError, NoSpaceError
 from kvcore.kube import housekeeping
+from kvcore.kube.admission import Chain, forbidden
+from kvcore.kube.call import Call, Object
+from kvcore.kube.housekeeping import Housekeeping
 from kvcore.kube.resources import Resource
 
 NAMESPACES = "/api/v1/namespaces"
@@ -138,8 +142,8 @@ def test_what_goes_while_the_rest_is_looked_at(monkeypatch: pytest.MonkeyPatch) 
         assert keeper is not None
         delete = keeper._delete
 
-        async def delete_and_free(resource: Resource, namespace: str, name: str) -> None:
-            await delete(resource, namespace, name)
+        async def delete_and_free(resource: Resource, *what: str) -> None:
+            await delete(resource, *what)
             if resource.plural == "secrets":   # behind the config maps
                 await kube.ask("PATCH", f"{MAPS}/held", {"metadata": {"finalizers": None}},
                                headers={"content-type": "application/merge-patch+json"})
@@ -149,6 +153,162 @@ def test_what_goes_while_the_rest_is_looked_at(monkeypatch: pytest.MonkeyPatch) 
         kube.make(f"{N}/secrets", {"metadata": {"name": "s"}})
         kube.call("DELETE", N)
         until(kube, lambda: not stored(kube, "namespaces", "n"))
+
+
+def test_a_server_that_is_behind_plants_nothing() -> None:
+    """Neither in a namespace that is gone, nor in one that goes while it plants."""
+    with replicas(2) as (kube, other):
+        keeper = other.api.housekeeping
+        assert keeper is not None
+        plant, first = keeper._plant, [True]
+
+        async def late(resource: Resource, obj: Object, namespace: str = "") -> None:
+            if namespace == "n" and first:
+                first.clear()
+                await kube.ask("DELETE", N)
+                with kube.store.watch(prefix=b"/registry/namespaces/") as watch:
+                    while stored(kube, "namespaces", "n"):
+                        await anext(watch)
+            await plant(resource, obj, namespace)
+        keeper._plant = late                   # type: ignore[method-assign]
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        was = kube.store.get(b"/registry/namespaces/n")
+        assert was is not None
+        until(kube, lambda: not stored(kube, "namespaces", "n"))
+        kube.make(NAMESPACES, {"metadata": {"name": "m"}})         # behind it in the other's watch
+        until(kube, lambda: stored(kube, "serviceaccounts", "m", "default")
+              and stored(kube, "configmaps", "m", "kube-root-ca.crt"))
+        kube.run(keeper._see(kube.store.get(b"/registry/namespaces/m").value))
+        revision = kube.store.revision
+        kube.run(keeper._see(was.value))
+        assert kube.store.revision == revision
+        assert [kv.key for kv in kube.store.range(prefix=b"/registry/") if b"/n/" in kv.key] == []
+
+
+def test_a_namespace_that_comes_again_is_another() -> None:
+    """A server that is still at the end of the one before takes nothing from it."""
+    with replicas(2) as (kube, other):
+        keeper, faster = other.api.housekeeping, kube.api.housekeeping
+        assert keeper is not None and faster is not None
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        empty, empty_faster = keeper._empty, faster._empty
+
+        async def slow(*what: str) -> tuple[bytes, int] | None:
+            begun.set()
+            await go_on.wait()
+            return await empty(*what)
+
+        async def behind_it(*what: str) -> tuple[bytes, int] | None:
+            await begun.wait()
+            return await empty_faster(*what)
+        keeper._empty = slow                   # type: ignore[method-assign]
+        faster._empty = behind_it              # type: ignore[method-assign]
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        kube.call("DELETE", N)
+        until(kube, lambda: not stored(kube, "namespaces", "n"))
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        kube.make(MAPS, config_map("mine"))
+        old, = keeper._ending.values()
+        go_on.set()
+        kube.run(asyncio.wait_for(old, 20))
+        assert stored(kube, "configmaps", "n", "mine") and finalizers(kube) == ["kubernetes"]
+        kube.call("DELETE", N)                 # and has an end of its own
+        until(kube, lambda: not stored(kube, "namespaces", "n"))
+
+
+class Moody:
+    """An admission plugin that refuses the first delete of each config map."""
+
+    name, operations = "Moody", frozenset({"DELETE"})
+
+    def __init__(self) -> None:
+        self.seen = set[str]()
+
+    def validate(self, call: Call) -> None:
+        if call.resource.kind == "ConfigMap" and call.name not in self.seen:
+            self.seen.add(call.name)
+            raise forbidden(call, "not now")
+
+
+def test_what_fails_at_the_end_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal, and errors of the store."""
+    monkeypatch.setattr(housekeeping, "FIRST_PAUSE", 0.0)
+    with replicas(1) as (kube,):
+        kube.api.admission = Chain([Moody()])
+        remove, errors = kube.api.objects.remove, [NoSpaceError("full"), CompactedError(1, 2)]
+
+        async def failing(key: bytes, revision: int) -> int:
+            if key.endswith(b"/c2") and errors:
+                raise errors.pop()
+            return await remove(key, revision)
+        kube.api.objects.remove = failing      # type: ignore[method-assign]
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        for number in range(3):
+            kube.make(MAPS, config_map(f"c{number}"))
+        kube.call("DELETE", N)
+        until(kube, lambda: not stored(kube, "namespaces", "n"))
+        assert errors == []
+
+
+def test_what_comes_while_the_rest_is_deleted() -> None:
+    """A create that was admitted before the end began: it goes, too."""
+    with replicas(1) as (kube,):
+        keeper = kube.api.housekeeping
+        assert keeper is not None
+        delete = keeper._delete
+
+        async def delete_and_make(resource: Resource, *what: str) -> None:
+            await delete(resource, *what)
+            if what[1] == "a":
+                kube.store.put(b"/registry/configmaps/n/b", orjson.dumps(config_map("b")))
+        keeper._delete = delete_and_make       # type: ignore[method-assign]
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        kube.make(MAPS, config_map("a"))
+        kube.call("DELETE", N)
+        until(kube, lambda: not stored(kube, "namespaces", "n"))
+        assert not stored(kube, "configmaps", "n", "b")
+
+
+def test_what_fails_at_the_beginning_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "FIRST_PAUSE", 0.0)
+    with replicas(1) as (kube,):
+        keeper, errors = kube.api.housekeeping, [NoSpaceError("full")] * 3
+        assert keeper is not None
+        plant = keeper._plant
+
+        async def failing(*what: Any) -> None:
+            if errors and what[-1] == "n":
+                raise errors.pop()
+            await plant(*what)
+        keeper._plant = failing                # type: ignore[method-assign]
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        until(kube, lambda: stored(kube, "serviceaccounts", "n", "default")
+              and stored(kube, "configmaps", "n", "kube-root-ca.crt"))
+
+
+def test_a_watch_whose_past_is_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Housekeeping looks at everything as it is now, and goes on."""
+    monkeypatch.setattr(housekeeping, "FIRST_PAUSE", 0)
+    store = kvcore.open()
+    with Kube(store) as kube:                  # without housekeeping
+        keeper = Housekeeping(kube.api)
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        kube.make(NAMESPACES, {"metadata": {"name": "m"}})
+        kube.make(MAPS, config_map("c"))
+        store.compact(store.revision)
+
+        async def begin() -> None:
+            keeper._begin(1)
+        kube.run(begin())
+        for name in ("n", "m"):
+            until(kube, lambda name=name: stored(  # type: ignore[misc]
+                kube, "serviceaccounts", name, "default"))
+        kube.settle()
+        kube.call("DELETE", N)
+        until(kube, lambda: not stored(kube, "namespaces", "n"))
+        kube.call("DELETE", "/api/v1/namespaces/m/serviceaccounts/default")
+        until(kube, lambda: stored(kube, "serviceaccounts", "m", "default"))
+        kube.run(keeper.stop())
 
 
 def test_an_end_that_was_interrupted_goes_on() -> None:
@@ -229,7 +389,7 @@ class Watched:
 @pytest.mark.parametrize("refused", [0, 2])
 def test_watches_that_end_begin_anew(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
     """What happens meanwhile is not missed, nor what happens afterwards."""
-    monkeypatch.setattr(housekeeping, "AGAIN_SECONDS", 0)
+    monkeypatch.setattr(housekeeping, "FIRST_PAUSE", 0)
     with replicas(1) as (kube,):
         keeper, store = kube.api.housekeeping, Watched(kube.store)
         assert keeper is not None
@@ -258,7 +418,7 @@ def test_watches_that_end_begin_anew(monkeypatch: pytest.MonkeyPatch, refused: i
 
 def test_the_end_of_a_namespace_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch that waits for the last object ends; the namespace goes all the same."""
-    monkeypatch.setattr(housekeeping, "AGAIN_SECONDS", 0)
+    monkeypatch.setattr(housekeeping, "FIRST_PAUSE", 0)
     with replicas(1) as (kube,):
         store = Watched(kube.store)
         kube.make(NAMESPACES, {"metadata": {"name": "n"}})
@@ -286,6 +446,22 @@ def test_foreign_bytes_in_a_namespace_that_ends() -> None:
         assert stored(kube, "pods/n/foreign") and stored(kube, "namespaces/n")
         kube.store.delete(b"/registry/pods/n/foreign")
         until(kube, lambda: not stored(kube, "namespaces/n"))
+
+
+def test_a_start_that_fails_leaves_nothing() -> None:
+    """Neither a task nor a watch of the store, which goes on without the server."""
+    store = kvcore.open()
+    kube = Kube(store, housekeeping=True)
+
+    async def full(*what: Any) -> int:
+        raise NoSpaceError("full")
+    kube.api.objects.create = full             # type: ignore[method-assign]
+    with pytest.raises(NoSpaceError):
+        kube.run(kube.api.start())
+    assert {t for t in asyncio.all_tasks(kube.loop) if not t.done()} == set()
+    assert kube.api.feed._watch.cancelled
+    kube.loop.close()
+    store.close()
 
 
 def test_stop_ends_everything() -> None:

@@ -14,6 +14,7 @@ import yaml
 from cache_world import PODS, Kube, StillLoop, kube, names, run, stored, turns
 
 import kvcore
+from kvcore.kube import reading
 from kvcore.kube.list_options import write_token
 
 NAMESPACED = "/api/v1/namespaces/default/pods"
@@ -356,6 +357,28 @@ def test_foreign_keys() -> None:
             assert "500" in str((await k.json(PODS, 500))["code"])
             k.db.delete(b"/registry/pods/\xff/x")
             assert names(await k.json(PODS)) == ["a"]
+    run(main)
+
+
+@pytest.mark.parametrize("limit", [0, 24])
+def test_others_have_turns_while_a_selector_looks(limit: int,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what they write is not in the list, which is of one version."""
+    monkeypatch.setattr(reading, "LOOKED_AT", 10)
+
+    async def main() -> None:
+        async with kube() as k:
+            for n in range(25):
+                k.put(f"p{n:02}", a="x")
+            await k.json(PODS)
+            listing = asyncio.create_task(k.json(f"{PODS}?labelSelector=a%3Dx&limit={limit}"))
+            await asyncio.sleep(0)
+            k.delete("p24"), k.put("p02", a="y"), k.put("p98", a="x"), k.put("p99", a="x")
+            assert names(await k.json(f"{PODS}?limit=1")) == ["p00"] and not listing.done()
+            found = await listing
+            assert names(found) == [f"p{n:02}" for n in range(limit or 25)]
+            assert found["metadata"]["resourceVersion"] == "26"
+            assert ("continue" in found["metadata"]) == bool(limit)
     run(main)
 
 

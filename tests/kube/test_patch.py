@@ -81,6 +81,23 @@ REFUSED: list[tuple[str, Any, str, int, str, str]] = [
 ]
 
 
+@pytest.mark.parametrize(("body", "query", "why"), [
+    ({"data": {"a": 5}}, "", "json: cannot unmarshal number into Go struct field ConfigMap.data of "
+     "type string"),
+    ({"metadata": {"labels": "x"}}, "", "json: cannot unmarshal string into Go struct field "
+     "ObjectMeta.metadata.labels of type map[string]string"),
+    ({"bogus": 1}, "?fieldValidation=Strict", 'strict decoding error: unknown field "bogus"'),
+    ({"kind": "Foo"}, "", 'no kind "Foo" is registered for version "v1" in scheme '
+     '"pkg/runtime/scheme.go:111"'),
+])
+def test_what_is_wrong_with_a_patched_object(kube: Kube, body: Any, query: str, why: str) -> None:
+    kube.make(CONFIG_MAPS, config_map("a"))
+    reply = kube.call("PATCH", A + query, body, patch="merge")
+    assert (reply.code, reply.reason) == (422, "Invalid")
+    assert reply.message.startswith(' "" is invalid: patch: Invalid value: "{')
+    assert reply.message.endswith(f'}}": {why}')
+
+
 @pytest.mark.parametrize(("kind", "body", "url", "code", "reason", "message"), REFUSED)
 def test_refused(kube: Kube, kind: str, body: Any, url: str, code: int, reason: str,
                  message: str) -> None:

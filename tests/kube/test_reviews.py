@@ -7,15 +7,17 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import orjson
 import pytest
 from secured import RBAC, ask, made, named, role_ref, rule, server, subject
 
 from kvcore.kube.bootstrap_roles import bootstrap
-from kvcore.kube.request import ADMIN, ANONYMOUS, User
+from kvcore.kube.request import ADMIN, ANONYMOUS, Request, User
 from kvcore.kube.reviews import KINDS, REVIEWS
 
 Object = dict[str, Any]
 AUTHORIZATION = "/apis/authorization.k8s.io/v1"
+AUTHENTICATION = "/apis/authentication.k8s.io/v1"
 ACCESS = f"{AUTHORIZATION}/subjectaccessreviews"
 USER = User("u", ("devs", "system:authenticated"), "7", {"k": ("v",)})
 
@@ -60,6 +62,10 @@ async def review(api: Any, spec: Object, url: str = ACCESS, user: User = ADMIN
     ("GET", "/<b>&", 'forbidden: User "u" cannot get path "/&lt;b&gt;&amp;"', {}),
     ("GET", "/api/v1/namespaces/n1/unknown", 'unknown is forbidden: User "u" cannot list resource '
      '"unknown" in API group "" in the namespace "n1"', {"kind": "unknown"}),
+    ("GET", "/api/v1/nodes/n/proxy/metrics/a", 'nodes "n" is forbidden: User "u" cannot get '
+     'resource "nodes/proxy" in API group "" at the cluster scope', {"name": "n", "kind": "nodes"}),
+    ("OPTIONS", "/api/v1/pods", 'pods is forbidden: User "u" cannot  resource "pods" in API group '
+     '"" at the cluster scope', {"kind": "pods"}),
 ])
 def test_refusals_in_upstreams_words(method: str, path: str, message: str, details: Object) -> None:
     async def lives() -> None:
@@ -162,6 +168,12 @@ PODS = {"verb": "get", "resource": "pods", "namespace": "n1"}
 REASON = 'RBAC: allowed by RoleBinding "b1/n1" of Role "reader" to User "u"'
 
 
+def without_empty(spec: Object) -> Object:
+    """As a decoder and an encoder leave it."""
+    return {key: without_empty(value) if isinstance(value, dict) else value
+            for key, value in spec.items() if value != ""}
+
+
 @pytest.mark.parametrize(("spec", "status"), [
     ({"user": "u", "resourceAttributes": PODS}, {"allowed": True, "reason": REASON}),
     ({"user": "u", "resourceAttributes": PODS | {"subresource": "log"}},
@@ -187,7 +199,7 @@ def test_may_they(spec: Object, status: Object) -> None:
             code, answer = await review(api, spec)
             assert (code, answer["status"]) == (201, status)
             assert answer["kind"] == "SubjectAccessReview"
-            assert answer["spec"] == spec
+            assert answer["spec"] == without_empty(spec)
             assert api.store.revision == before
     run(lives())
 
@@ -240,6 +252,22 @@ ONE = "exactly one of nonResourceAttributes or resourceAttributes must be specif
      "SubjectAccessReview: converting (v1.Pod) to (authorization.SubjectAccessReview): unknown "
      "conversion"),
     ({"kind": ["x"]}, 400, None), ([], 400, None),
+    ({"apiVersion": "authorization.k8s.io/v1", "kind": "Pod"}, 400, 'Pod in version "v1" cannot be '
+     'handled as a SubjectAccessReview: no kind "Pod" is registered for version '
+     '"authorization.k8s.io/v1" in scheme "pkg/runtime/scheme.go:111"'),
+    ({"spec": {"user": "u", "resourceAttributes": {"fieldSelector": {}, "labelSelector": {
+        "rawSelector": "a", "requirements": [{"key": "a", "operator": "Newer"}]}}}}, 422,
+     '.authorization.k8s.io "" is invalid: [spec.resourceAttributes.fieldSelector.requirements: '
+     "Required value: when spec.resourceAttributes.fieldSelector is specified, requirements or "
+     "rawSelector is required, spec.resourceAttributes.labelSelector.rawSelector: Invalid value: "
+     '"a": may not specified at the same time as requirements]'),
+    ({"spec": {"user": "u", "resourceAttributes": {"fieldSelector": {"requirements": [
+        {"key": "", "operator": "Exists", "values": ["q"]}, {"key": "b", "operator": "In"}]}}}},
+     422, '.authorization.k8s.io "" is invalid: [spec.resourceAttributes.fieldSelector.'
+     "requirements[0].key: Required value: must be specified, spec.resourceAttributes."
+     "fieldSelector.requirements[0].values: Forbidden: may not be specified when `operator` is "
+     "'Exists' or 'DoesNotExist', spec.resourceAttributes.fieldSelector.requirements[1].values: "
+     "Required value: must be specified when `operator` is 'In' or 'NotIn']"),
 ])
 def test_reviews_that_ask_nothing_sensible(body: Any, code: int, message: str | None) -> None:
     async def lives() -> None:
@@ -247,6 +275,43 @@ def test_reviews_that_ask_nothing_sensible(body: Any, code: int, message: str | 
             got, answer = await ask(api, "POST", ACCESS, body)
             assert got == code, answer
             assert message in (None, answer["message"])
+    run(lives())
+
+
+@pytest.mark.parametrize("path", [f"{AUTHORIZATION}/{kind}" for kind in (
+    "subjectaccessreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews",
+    "namespaces/n1/localsubjectaccessreviews")] + [f"{AUTHENTICATION}/{kind}" for kind in (
+        "tokenreviews", "selfsubjectreviews")])
+def test_fields_of_reviews_are_checked(path: str) -> None:
+    row = next(row for row in KINDS if row.plural == path.rpartition("/")[2])
+    body = {"spec": {"user": "u", "namespace": "n1", "token": "t", "resourceAttributes": PODS},
+            "bogus": 1}
+
+    async def lives() -> None:
+        async with server() as api:
+            code, answer = await ask(api, "POST", f"{path}?fieldValidation=Strict", body)
+            assert code == 400 and answer["message"].startswith(
+                f'{row.kind} in version "v1" cannot be handled as a {row.kind}: strict decoding '
+                "error: ")
+            assert answer["message"].endswith('unknown field "bogus"')
+            request = Request.of("POST", path, body=orjson.dumps(body), user=ADMIN)
+            reply = await api.handle(request)
+            assert reply.code == 201 and 'unknown field "bogus"' in reply.warnings
+            assert "bogus" not in orjson.loads(reply.body)
+            request = Request.of("POST", path, user=ADMIN)
+            assert orjson.loads((await api.handle(request)).body)["message"] == (
+                f"the object provided is unrecognized (must be of type {row.kind}): couldn't get "
+                "version/kind; json parse error: unexpected end of JSON input (<empty>)")
+    run(lives())
+
+
+def test_a_cluster_has_no_namespace() -> None:
+    body = {"metadata": {"namespace": "q"}, "spec": {"user": "u", "resourceAttributes": PODS}}
+
+    async def lives() -> None:
+        async with server() as api:
+            code, answer = await ask(api, "POST", ACCESS, body)
+            assert (code, answer["metadata"]) == (201, {})
     run(lives())
 
 

@@ -123,7 +123,7 @@ def test_bindings_that_are_refused(kube: Kube) -> None:
     other = kube.call("POST", f"{P}/binding", binding("p", "n1", uid="x"))
     assert (other.code, other.message) == (409, (
         'Operation cannot be fulfilled on pods "p": StorageError: invalid object, Code: 4, Key: '
-        "/registry/pods/default/p, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: "
+        "/pods/default/p, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: "
         f"UID in precondition: x, UID in object meta: {made.meta['uid']}"))
     assert kube.call("POST", f"{P}/binding", binding("q", "n1")).message == (
         "name in URL does not match name in Binding object")

@@ -66,6 +66,8 @@ REFUSED: list[tuple[str, Object, int, str, str]] = [
     ("a", config_map("a", resourceVersion="999999"), 409, "Conflict", MODIFIED),
     ("a", config_map("a", resourceVersion="abc"), 500, "",
      'strconv.ParseUint: parsing "abc": invalid syntax'),
+    ("a", config_map("a", resourceVersion="9" * 20), 500, "",
+     f'strconv.ParseUint: parsing "{"9" * 20}": value out of range'),
     ("a", config_map("a", namespace="other"), 400, "BadRequest", "the namespace of the provided "
      "object does not match the namespace sent on the request"),
     ("a", {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "a"}}, 400, "BadRequest",
@@ -94,7 +96,7 @@ def test_another_objects_uid(kube: Kube) -> None:
     reply = kube.call("PUT", A, config_map("a", uid="x"))
     assert (reply.code, reply.message) == (409, (
         'Operation cannot be fulfilled on configmaps "a": StorageError: invalid object, Code: 4, '
-        "Key: /registry/configmaps/default/a, ResourceVersion: 0, AdditionalErrorMsg: Precondition "
+        "Key: /configmaps/default/a, ResourceVersion: 0, AdditionalErrorMsg: Precondition "
         f"failed: UID in precondition: x, UID in object meta: {made.meta['uid']}"))
 
 
@@ -248,3 +250,24 @@ def test_update_in_process(kube: Kube) -> None:
     assert orjson.loads(kube.run(kube.api.get(maps, "a", "default"))) == body
     listed = orjson.loads(kube.run(kube.api.list(maps, "default", limit="1")))
     assert listed["items"] == [body]
+
+
+def test_owners_are_kept_once(kube: Kube) -> None:
+    made = kube.make(CONFIG_MAPS, config_map("a"))
+    one = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}
+    other = one | {"controller": True}           # the same uid, and yet another reference
+    told = (".metadata.ownerReferences contains duplicate entries{}; API server dedups owner "
+            "references in 1.20+, and may reject such requests as early as 1.24; please fix your "
+            "requests; duplicate UID(s) observed: u")
+    owned = config_map("a", ownerReferences=[one, other, one])
+    for reply, when in (
+            (kube.call("POST", f"{CONFIG_MAPS}?dryRun=All", owned | {
+                "metadata": owned["metadata"] | {"name": "b"}}), ""),
+            (kube.call("PUT", f"{A}?dryRun=All", owned), ""),
+            (kube.call("PATCH", f"{A}?dryRun=All", {"metadata": {
+                "ownerReferences": [one, other, one]}}, patch="merge"),
+             " after mutating admission happens")):
+        assert reply.code in (200, 201) and reply.meta["ownerReferences"] == [one, other]
+        assert [text.replace('\\"', '"') for text in reply.warnings] == [
+            f'299 - "{told.format(when)}"']
+    assert kube.call("GET", A).obj == made.obj

@@ -175,3 +175,76 @@ def test_a_spec_that_was_sound_once(server: Server) -> None:
         obj["spec"]["volumes"] = [{"name": "scratch", "ephemeral": {
             "volumeClaimTemplate": {"spec": claim}}}]
         assert server.create(obj)[0] == wanted
+
+
+HOOK = {"name": "a.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"]}
+NAME_PART = ("name part must consist of alphanumeric characters, '-', '_' or '.', and must start "
+             "and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', "
+             "regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')")
+
+
+def configuration(**hook: Any) -> dict[str, Any]:
+    return {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": "x"},
+            "kind": "ValidatingWebhookConfiguration",
+            "webhooks": [HOOK | {"clientConfig": {"url": "https://x/"}} | hook]}
+
+
+def limited(hard: dict[str, str], *terms: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "x"},
+            "spec": {"hard": hard, "scopeSelector": {"matchExpressions": list(terms)}}}
+
+
+TERMS = "spec.scopeSelector.matchExpressions"
+
+
+@pytest.mark.parametrize(("sent", "causes"), [
+    (configuration(clientConfig={"url": "https://u:p@x/?q=1#f"}), [
+        ("webhooks[0].clientConfig.url",
+         'Invalid value: "u:p": user information is not permitted in the URL'),
+        ("webhooks[0].clientConfig.url",
+         'Invalid value: "f": fragments are not permitted in the URL'),
+        ("webhooks[0].clientConfig.url",
+         'Invalid value: "q=1": query parameters are not permitted in the URL')]),
+    (configuration(matchConditions=[{"name": "a", "expression": " "},
+                                    {"name": "-", "expression": "true"},
+                                    {"name": "a", "expression": "true"}]), [
+        ("webhooks[0].matchConditions[0].expression", "Required value"),
+        ("webhooks[0].matchConditions[1].name", f'Invalid value: "-": {NAME_PART}'),
+        ("webhooks[0].matchConditions[2].name", 'Duplicate value: "a"')]),
+    (limited({"pods": "1"}, {"scopeName": "PriorityClass", "operator": "In"}), [
+        (f"{TERMS}.values", "Required value: must be at least one value when `operator` is 'In' or "
+         "'NotIn' for scope selector")]),
+    (limited({"pods": "1"}, {"scopeName": "PriorityClass", "operator": "Exists", "values": ["a"]}),
+     [(f"{TERMS}.values", 'Invalid value: ["a"]: must be no value when `operator` is \'Exist\' or '
+       "'DoesNotExist' for scope selector")]),
+    (limited({"pods": "1"}, {"scopeName": "X", "operator": "Y"}), [
+        (f"{TERMS}.scopeName", 'Invalid value: "X": unsupported scope'),
+        (f"{TERMS}.operator", 'Invalid value: "Y": not a valid selector operator')]),
+    (limited({"cpu": "1", "pods": "1"}, {"scopeName": "BestEffort", "operator": "Exists"}), [
+        (TERMS, 'Invalid value: {"MatchExpressions":[{"ScopeName":"BestEffort","Operator":"Exists",'
+         '"Values":null}]}: unsupported scope applied to resource')]),
+    (limited({"pods": "1"}, {"scopeName": "Terminating", "operator": "Exists"},
+             {"scopeName": "NotTerminating", "operator": "Exists"}), [
+        (TERMS, "Invalid value: null: conflicting scopes")]),
+    ({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "ownerReferences": [
+        {"apiVersion": "a/b/c", "kind": "Pod", "name": "a", "uid": "u"}]}}, [
+        ("metadata.ownerReferences.apiVersion",
+         'Invalid value: "a/b/c": version must not be empty')]),
+])
+def test_causes(server: Server, sent: dict[str, Any], causes: list[tuple[str, str]]) -> None:
+    code, answer = server.create(sent)
+    assert code == 422, answer
+    assert [(c["field"], c["message"]) for c in answer["details"]["causes"]] == causes
+
+
+def test_a_binding_keeps_its_role(server: Server) -> None:
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "a"}
+    binding = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+               "metadata": {"name": "b"}, "roleRef": reference}
+    assert server.create(binding)[0] == 201
+    answer = server.send("PUT", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/b",
+                         orjson.dumps(binding | {"roleRef": reference | {"name": "other"}}))
+    (cause,) = orjson.loads(answer.body)["details"]["causes"]
+    assert cause["message"] == (
+        'Invalid value: {"APIGroup":"rbac.authorization.k8s.io","Kind":"ClusterRole",'
+        '"Name":"other"}: cannot change roleRef')

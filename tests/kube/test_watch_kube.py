@@ -129,6 +129,40 @@ def test_namespaces_and_names() -> None:
     run(main)
 
 
+def test_others_have_turns_while_a_selector_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "LOOKED_AT", 10)
+
+    async def main() -> None:
+        async with kube() as k:
+            for n in range(25):
+                k.put(f"p{n:02}", a="x" if n in (3, 24) else "y")
+            stream = await k.watch("labelSelector=a%3Dx")
+            first = asyncio.ensure_future(anext(stream.chunks))
+            await asyncio.sleep(0)
+            assert not first.done()
+            k.put("p24", a="y"), k.delete("p03")
+            lines = [orjson.loads(line) for line in (await first).splitlines()]
+            lines += await stream.events()
+            assert short(lines) == [("ADDED", "p03", 5), ("ADDED", "p24", 26),
+                                    ("DELETED", "p24", 27), ("DELETED", "p03", 28)]
+            await stream.close()
+    run(main)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_past_of_one_name(known: bool) -> None:
+    """What begins with the same letters is another object, in the past too."""
+    async def main() -> None:
+        async with kube() as k:
+            if known:                          # else it comes from the store's history
+                k.api.feed.cacher(k.resource())
+            k.put("p", "a"), k.put("p1", "a"), k.delete("p1", "a"), k.delete("p", "a")
+            stream = await k.watch("resourceVersion=1", "/api/v1/watch/namespaces/a/pods/p")
+            assert short(await stream.events()) == [("ADDED", "p", 2), ("DELETED", "p", 5)]
+            await stream.close()
+    run(main)
+
+
 def test_the_path_and_the_selector_must_agree() -> None:
     async def main() -> None:
         async with kube() as k:
@@ -402,6 +436,18 @@ def test_believed_and_not_json() -> None:
             assert k.api.feed.restarts == 0
             assert [item["metadata"]["name"] for item in (
                 await k.json(f"{PODS}?labelSelector=app=web"))["items"]] == ["b"]
+    run(main)
+
+
+def test_an_answer_that_is_read_too_late() -> None:
+    """The server has stopped before the first chunk was asked for: the watch ends."""
+    async def main() -> None:
+        async with kube() as k:
+            k.put("a")
+            late = [await k.watch(query) for query in ("", "resourceVersion=1")]
+            await k.api.stop()
+            for stream in late:
+                assert await stream.events() == [] and stream.ended
     run(main)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
+import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from kvcore.kube.admission.webhooks import (
     ValidatingAdmissionWebhook,
     patched,
 )
-from kvcore.kube.request import User
+from kvcore.kube.request import ADMIN, Request, User
 
 
 @pytest.fixture
@@ -66,8 +69,7 @@ def test_the_question(world: World, server: WebhookServer) -> None:
         "userInfo": {"username": "ann", "uid": "u1", "groups": ["devs"],
                      "extra": {"scope": ["a", "b"]}},
         "object": pod(), "oldObject": None, "dryRun": False,
-        "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1",
-                    "fieldValidation": "Warn"}}
+        "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"}}
     world.admit(pod(), pod("web", "default", nodeName="n"), operation="DELETE")
     last = server.asked[-1][1]["request"]
     assert last["object"] is None and last["oldObject"]["spec"]["nodeName"] == "n"
@@ -141,6 +143,31 @@ def test_configurations_are_not_asked_about(world: World, server: WebhookServer)
         configure(world, server.hook("no", rules=[every]), kind=kind)
     world.admit(thing("ValidatingWebhookConfiguration", "c", "", webhooks=[]))
     assert said(world.refused(thing("ConfigMap", "m")))[0] == 400
+
+
+@pytest.mark.parametrize(("method", "query", "body", "kind", "options"), [
+    ("POST", "?fieldManager=fm&fieldValidation=Strict", pod("b"), "CreateOptions",
+     {"fieldManager": "fm", "fieldValidation": "Strict"}),
+    ("DELETE", "?gracePeriodSeconds=5&propagationPolicy=Background", None, "DeleteOptions",
+     {"gracePeriodSeconds": 5, "propagationPolicy": "Background"}),
+    ("DELETE", "", {"orphanDependents": True, "preconditions": {"resourceVersion": "RV"},
+                    "dryRun": ["All"]}, "DeleteOptions",
+     {"orphanDependents": True, "preconditions": {"resourceVersion": "RV"}, "dryRun": ["All"]}),
+])
+def test_it_is_told_the_options(world: World, server: WebhookServer, method: str, query: str,
+                                body: Object | None, kind: str, options: Object) -> None:
+    revision = world.store(pod("a"))
+    if body and "preconditions" in body:
+        body["preconditions"]["resourceVersion"] = str(revision)
+        options = options | {"preconditions": body["preconditions"]}
+    configure(world, server.hook("ok"))
+    name = "" if method == "POST" else "/a"
+    world.run(world.api.handle(Request.of(
+        method, f"/api/v1/namespaces/default/pods{name}{query}", user=ADMIN,
+        body=orjson.dumps(body) if body is not None else b"")))
+    (_, review), = server.asked
+    assert review["request"]["options"] == {
+        "kind": kind, "apiVersion": "meta.k8s.io/v1"} | options
 
 
 # --- obeyed ---------------------------------------------------------------------------------------
@@ -330,6 +357,27 @@ NO_OBJECT = ("couldn't get version/kind; json parse error: json: cannot unmarsha
      f'{CALL}an error on the server ("broken") has prevented the request from succeeding'),
     (raw("", 404), f"{CALL}the server could not find the requested resource"),
     (raw('{"kind":"Status","status":"Failure","message":"tired"}', 503), f"{CALL}tired"),
+    (raw(""), f"{CALL}0-length response with status code: 200 and content type: application/json"),
+    (raw("null"), f"{INVALID}webhook response was absent"),
+    (raw('{"a":'), f"{CALL}couldn't get version/kind; json parse error: unexpected end of JSON "
+     "input"),
+    (raw("{}xx"), f"{CALL}couldn't get version/kind; json parse error: invalid character 'x' after "
+     "top-level value"),
+    (raw('{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview"}'),
+     f"{CALL}converting (v1beta1.AdmissionReview) to (v1.AdmissionReview): unknown conversion"),
+    (raw('{"apiVersion":"v1","kind":"Pod"}'),
+     f'{CALL}no kind "Pod" is registered for version "v1" in scheme "pkg/runtime/scheme.go:111"'),
+    (whole(status={"code": "403"}), f"{CALL}json: cannot unmarshal string into Go struct field "
+     "Status.response.status.code of type int32"),
+    (whole(status="no"), f"{CALL}json: cannot unmarshal string into Go struct field "
+     "AdmissionResponse.response.status of type v1.Status"),
+    (whole(warnings=[5]), f"{CALL}json: cannot unmarshal number into Go struct field "
+     "AdmissionResponse.response.warnings of type string"),
+    (whole(auditAnnotations=[]), f"{CALL}json: cannot unmarshal array into Go struct field "
+     "AdmissionResponse.response.auditAnnotations of type map[string]string"),
+    (whole(patch="***", patchType="JSONPatch"), f"{CALL}illegal base64 data at input byte 0"),
+    (whole(patch=5), f"{CALL}json: cannot unmarshal number into Go struct field "
+     "AdmissionResponse.response.patch of type []uint8"),
 ])
 def test_a_liar(world: World, server: WebhookServer, answer: Any, why: str) -> None:
     server.answers["/lie"] = answer
@@ -353,6 +401,8 @@ def test_a_liar(world: World, server: WebhookServer, answer: Any, why: str) -> N
      "json: cannot unmarshal number into Go value of type jsonpatch.Operation"),
     ({"patch": "e30=", "patchType": "JSONPatch"},
      "received undecodable patch in webhook response: json: cannot unmarshal object"),
+    ({"patch": base64.b64encode(b"junk").decode(), "patchType": "JSONPatch"}, "received "
+     "undecodable patch in webhook response: invalid character 'j' looking for beginning of value"),
 ])
 def test_a_bad_patch_is_a_failed_call(world: World, server: WebhookServer, response: Object,
                                       why: str) -> None:
@@ -367,7 +417,16 @@ def test_a_bad_patch_is_a_failed_call(world: World, server: WebhookServer, respo
     ([{"op": "remove", "path": "/spec/nothing"}], 500, "error in remove for path: '/spec/nothing': "
      "Unable to remove nonexistent key: nothing: missing value"),
     ([{"op": "replace", "path": "", "value": []}], 500, NO_OBJECT.format("array")),
-    ([{"op": "replace", "path": "/metadata", "value": []}], 500, "the patched object is no Pod"),
+    ([{"op": "replace", "path": "/metadata", "value": []}], 500, "json: cannot unmarshal array "
+     "into Go struct field Pod.metadata of type v1.ObjectMeta"),
+    ([{"op": "replace", "path": "/spec", "value": "x"}], 500, "json: cannot unmarshal string into "
+     "Go struct field Pod.spec of type v1.PodSpec"),
+    ([{"op": "add", "path": "/metadata/labels", "value": {"a": 5}}], 500, "json: cannot unmarshal "
+     "number into Go struct field ObjectMeta.metadata.labels of type string"),
+    ([{"op": "replace", "path": "/apiVersion", "value": "v9"}], 500, 'Internal error occurred: no '
+     'kind "Pod" is registered for version "v9" in scheme "pkg/runtime/scheme.go:111"'),
+    ([{"op": "test", "path": "/kind", "value": "x"}], 500,
+     "testing value /kind failed: test failed"),
     ([{"op": "replace", "path": "/kind", "value": "Node"}], 500,
      "converting (v1.Node) to (core.Pod): unknown conversion"),
     ([{"op": "replace", "path": "/metadata/namespace", "value": "x"}], 400,
@@ -383,11 +442,62 @@ def test_a_patch_that_does_not_fit(world: World, server: WebhookServer, operatio
     assert found[0] == code and why in found[2]
 
 
+def test_a_patched_object_is_read_like_a_body(world: World, server: WebhookServer) -> None:
+    server.answers["/patch"] = lambda review: patch(
+        {"op": "add", "path": "/bogus", "value": 5},
+        {"op": "add", "path": "/spec/containers/0/resources", "value": {"limits": {"cpu": "0.5"}}},
+        {"op": "replace", "path": "/metadata/labels", "value": {}})
+    configure(world, server.hook("patch"), kind="Mutating")
+    found = world.admit(pod())
+    assert "bogus" not in found and "labels" not in found["metadata"]
+    assert found["spec"]["containers"][0]["resources"]["limits"] == {"cpu": "500m"}
+
+
+def test_no_patch_is_none(world: World, server: WebhookServer) -> None:
+    server.answers["/null"] = whole(patch=base64.b64encode(b"null").decode(),
+                                    patchType="JSONPatch")
+    configure(world, server.hook("null"), kind="Mutating")
+    assert world.admit(pod())["metadata"] == pod()["metadata"]
+
+
+def test_nothing_is_no_warning(world: World, server: WebhookServer) -> None:
+    server.answers["/ok"] = lambda review: {"allowed": True, "warnings": ["", "careful"]}
+    configure(world, server.hook("ok"))
+    world.admit(pod())
+    assert world.warnings == ["careful"]
+
+
 def test_a_patch_cannot_fill_the_memory() -> None:
     grow: list[Object] = [{"op": "add", "path": "/a", "value": ["x" * 1000]}]
     grow += [{"op": "copy", "from": "/a", "path": "/a/-"}] * 40
     with pytest.raises(status.ApiError, match="accumulated size increase of copy"):
         patched({}, Verdict(True, {}, orjson.dumps(grow), "JSONPatch"), "x")
+
+
+@pytest.mark.parametrize(("answer", "why"), [
+    (b"", "EOF"), (b"HTTP/1.1 400 Bad Request\r\n\r\n",
+                   "tls: first record does not look like a TLS handshake"),
+])
+def test_no_tls(world: World, server: WebhookServer, answer: bytes, why: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        def serve() -> None:
+            there, _ = listening.accept()
+            with there:
+                if answer:
+                    there.recv(100)
+                    there.sendall(answer)
+                else:                            # a reset, not an end
+                    there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}/x"
+        hook = server.hook("no")
+        hook["clientConfig"]["url"] = url
+        configure(world, hook)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        found = said(world.refused(pod()))[2]
+        thread.join()
+    assert found == FAILED.format("no") + f'{CALL}Post "{url}?timeout=10s": {why}'
 
 
 def test_nobody_listens(world: World, server: WebhookServer) -> None:

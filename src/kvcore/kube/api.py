@@ -73,7 +73,8 @@ VERBS: dict[str, Verb] = {
     "patch": patch, "delete": delete, "deletecollection": delete_collection}
 LARGE_BODY = 128 * 1024              # bytes of a body that is not read in the event loop
 LARGE_AT_ONCE = 2
-KINDS_SENT = {"binding": "Binding", "eviction": "Eviction", "scale": "Scale"}
+KINDS_SENT = {"binding": "Binding", "eviction": "Eviction", "scale": "Scale",
+              "token": "TokenRequest"}
 ON_COLLECTIONS = frozenset({"create", "list", "watch", "deletecollection"})
 OF_ALL_NAMESPACES = frozenset({"list", "watch"})
 OPTIONS = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
@@ -122,9 +123,13 @@ class Api:
         if self.audit is not None:
             self.audit.open()
         self.feed.start()
-        await self.admission.start(self)
-        if self.housekeeping is not None:
-            await self.housekeeping.start()
+        try:
+            await self.admission.start(self)
+            if self.housekeeping is not None:
+                await self.housekeeping.start()
+        except BaseException:
+            await self.stop()                  # the store goes on without us
+            raise
 
     async def stop(self) -> None:
         if self.housekeeping is not None:
@@ -221,11 +226,14 @@ class Api:
         elif target.namespace and not (resource.kind == "Namespace"
                                        and target.name == target.namespace):
             raise status.no_such_path()
+        if target.rest:
+            raise status.no_such_path()
         review = REVIEWS.get((resource.qualified, target.subresource))
         if review is not None:
             whole = not target.subresource
-            if (target.verb != "create" or whole and target.name
-                    or resource.namespaced and not target.namespace):
+            if whole and target.name or resource.namespaced and not target.namespace:
+                raise status.no_such_path()
+            if target.verb != "create":
                 raise status.method_not_allowed()
             verb: Verb | None = review
         elif target.subresource:
@@ -354,8 +362,6 @@ def _read_object(call: Call) -> None:
     wait for that."""
     body, said = call.request.body, call.request.headers.get("content-type", "")
     kind = KINDS_SENT.get(call.subresource, call.resource.kind)
-    if (call.resource.qualified, call.subresource) in REVIEWS:
-        kind = "Object"
     call.object = decode_body(body, said, kind)
     call.repeated = repeated_keys(body) if media_of(said) == YAML else None
     if kind == call.resource.kind and kind != "Binding":

@@ -61,6 +61,12 @@ class Options:
             raise status.invalid_options(kind, causes)
         return cls("dryRun" in query, validation or "Warn", manager)
 
+    def said(self) -> Object:
+        """The fields of CreateOptions, UpdateOptions and DeleteOptions that were given, but for
+        fieldValidation, which may be a default."""
+        return ({"dryRun": ["All"]} if self.dry_run else {}) | (
+            {"fieldManager": self.field_manager} if self.field_manager else {})
+
 
 DEFAULTS = Options()
 

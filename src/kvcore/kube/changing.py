@@ -115,6 +115,8 @@ def current(change: Change) -> None:
 
 def make(change: Change) -> None:
     change.call.object = change.make(change.call, change.seen)
+    if change.call.target.verb == "update":
+        creating.drop_repeated_owners(change.call)
 
 
 def identify(change: Change) -> None:
@@ -170,9 +172,10 @@ def version(change: Change) -> None:
     """Errors: 409 for another than the stored one; 422 for none, of kinds that need it."""
     call, kind = change.call, change.call.resource.kind
     sent = call.object["metadata"].get("resourceVersion") or "0"
-    if not (sent.isascii() and sent.isdigit() and len(sent) < 20):
-        raise status.ApiError(500, "", f"strconv.ParseUint: parsing {status.shown(sent)}: invalid "
-                              "syntax")
+    number = sent.isascii() and sent.isdigit()
+    if not number or len(sent) > 20 or int(sent) >= 1 << 64:
+        raise status.ApiError(500, "", f"strconv.ParseUint: parsing {status.shown(sent)}: "
+                              + ("value out of range" if number else "invalid syntax"))
     if int(sent):
         if int(sent) != change.stored.mod_revision:
             raise status.conflict(call.resource, call.name)
@@ -188,6 +191,7 @@ def prepare(change: Change) -> None:
     if causes:
         group = (view.api_version or call.resource.api_version).rpartition("/")[0]
         raise status.invalid_kind(group, view.kind or call.resource.kind, call.name, causes)
+    creating.drop_repeated_owners(call, " after mutating admission happens")
     if change.plain:
         meta.keep_system_fields(call.object["metadata"], change.old["metadata"])
     call.object = view.write(call.object, change.old)
@@ -372,7 +376,9 @@ def _patched(apply: Patch, view: View) -> Callable[[Call, Object], Object]:
         except status.ApiError as error:
             if error.code != 400:
                 raise
-            raise status.invalid_kind("", "", "", [
-                Cause.invalid("patch", said.decode(), error.message)]) from None
+            what, _, why = error.message.partition(": ")
+            raise status.invalid_kind("", "", "", [Cause.invalid(
+                "patch", said.decode(),
+                why if " cannot be handled as a " in what else error.message)]) from None
         return checked(call, view)
     return make

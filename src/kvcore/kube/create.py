@@ -6,7 +6,7 @@
     authorize       may they: RBAC                                         api.handle
     decode          body -> object; kind, namespace and name agree with the path
     default         what upstream's defaulting fills in
-    mutate          mutating admission; name and namespace stay
+    mutate          mutating admission; the namespace stays
     prepare         uid, creationTimestamp, name from generateName, status, generation
     validate        roles and bindings grant only what their writer holds; names, the kind's rules
     admit           validating admission
@@ -73,7 +73,27 @@ def decode(call: Call) -> None:
     for part in WIPED:
         metadata.pop(part, None)
     meta.tidy(metadata)
+    drop_repeated_owners(call)
     call.name = metadata.get("name") or ""
+
+
+def drop_repeated_owners(call: Call, when: str = "") -> None:
+    """Of owner references that are the same, one stays; the client is warned."""
+    owners = call.object["metadata"].get("ownerReferences") or ()
+    if len(owners) < 2:
+        return
+    kept: dict[bytes, Object] = {}
+    repeated = []
+    for owner in owners:
+        text = orjson.dumps(owner, option=orjson.OPT_SORT_KEYS)
+        if text in kept:
+            repeated.append(owner.get("uid", ""))
+        kept.setdefault(text, owner)
+    if repeated:
+        call.object["metadata"]["ownerReferences"] = [*kept.values()]
+        call.warn(f".metadata.ownerReferences contains duplicate entries{when}; API server dedups "
+                  "owner references in 1.20+, and may reject such requests as early as 1.24; "
+                  f"please fix your requests; duplicate UID(s) observed: {', '.join(repeated)}")
 
 
 def check_identity(call: Call) -> None:
@@ -152,10 +172,9 @@ def mutate(call: Call) -> Awaitable[None] | None:
 
 def prepare(call: Call) -> None:
     """What the server alone decides of a new object."""
+    drop_repeated_owners(call, " after mutating admission happens")
     metadata = call.object["metadata"]
-    name = metadata.get("name") or ""
-    if name != call.name:
-        raise status.internal("admission may not change metadata.name")
+    name = call.name = metadata.get("name") or ""          # admission may have given another one
     check_namespace(call, metadata.get("namespace") or "")
     if call.resource.namespaced:
         metadata["namespace"] = call.namespace
@@ -188,7 +207,8 @@ async def store(call: Call) -> None:
     """One transaction; a clash of a generated name takes another name, eight times at most."""
     api, metadata = call.api, call.object["metadata"]
     sent = metadata.get("resourceVersion") or ""
-    if sent.isdigit() and int(sent):           # upstream takes no notice of what is no number
+    if sent.isdigit() and int(sent) and not call.options.dry_run:
+        # upstream takes no notice of what is no number, nor in a dry run
         raise status.ApiError(500, "", "resourceVersion should not be set on objects to be created")
     for left in reversed(range(meta.GENERATED_TRIES if call.generated else 1)):
         call.key = api.layout.key(call.resource, call.namespace, call.name)

@@ -21,7 +21,9 @@ registry/generic/registry/store.go; kubernetes pkg/registry/core/{pod,namespace}
 from __future__ import annotations
 
 import asyncio
+import logging
 from calendar import timegm
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from time import strptime
 from typing import Any
@@ -34,13 +36,16 @@ from kvcore.kube.caching import Blame
 from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.codec import object_of
 from kvcore.kube.decode import decode_body
-from kvcore.kube.reading import list_objects
+from kvcore.kube.negotiation import YAML, as_yaml, negotiate
+from kvcore.kube.reading import list_json
 from kvcore.kube.request import Answer, is_true
 from kvcore.kube.status import ApiError, Cause
 from kvcore.kube.storage import Changed
 from kvcore.kube.views import RETURNS_OBJECT
 
 __all__ = ["DeleteOptions", "delete", "delete_collection", "delete_object"]
+
+_log = logging.getLogger("kvcore.kube")
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 POLICIES = ("Foreground", "Background", "Orphan")
@@ -101,6 +106,14 @@ class DeleteOptions(Options):
         found.check()
         return found
 
+    def said(self) -> Object:
+        before = {"uid": self.uid, "resourceVersion": self.revision}
+        fields = {"gracePeriodSeconds": self.grace, "orphanDependents": self.orphan,
+                  "propagationPolicy": self.policy,
+                  "preconditions": {k: v for k, v in before.items() if v is not None} or None,
+                  "dryRun": ["All"] if self.dry_run else None}
+        return {key: value for key, value in fields.items() if value is not None}
+
     def _dry(self, said: list[Any]) -> None:
         if any(value != "All" for value in said):
             raise status.invalid_options("DeleteOptions", [
@@ -123,8 +136,9 @@ class DeleteOptions(Options):
 
 def _shorter(error: ApiError) -> ApiError:
     """Upstream does not say here what the object should have been."""
-    error.message = error.message.replace(
-        "the object provided is unrecognized (must be of type Object): ", "")
+    said = "the object provided is unrecognized (must be of type Object): "
+    if error.message.startswith(said):
+        error.message = error.message.removeprefix(said).rpartition(" (")[0]
     return error
 
 
@@ -205,13 +219,23 @@ class _Deletion:
             if not metadata.get("deletionGracePeriodSeconds"):
                 self.mark(metadata, 0)
             return await self.write(obj, found), False
+        if graceful and (metadata["deletionGracePeriodSeconds"] or options.dry_run):
+            return await self.write(obj, found), not metadata["deletionGracePeriodSeconds"]
         if graceful:
-            body = await self.write(obj, found)
-            if metadata["deletionGracePeriodSeconds"] or options.dry_run:
-                return body, not metadata["deletionGracePeriodSeconds"]
-            options.revision = None            # it was held, and this write is ours
-            return await self.remove(call.encoded, call.revision or found.mod_revision), True
+            return await _whole(self.end(obj, found)), True
         return await self.remove(found.value, found.mod_revision), True
+
+    async def end(self, obj: Object, found: KeyValue) -> bytes:
+        """The two writes of a pod that has no time: it is marked, and deleted."""
+        call = self.call
+        marked = await self.write(obj, found)
+        self.options.revision = None           # it was held, and this write is ours
+        try:
+            return await self.remove(call.encoded, call.revision or found.mod_revision)
+        except Changed as other:
+            if other.now is not None:
+                raise
+            return marked                      # an update saw the mark, and was its end
 
     def graceful(self, obj: Object) -> tuple[bool, bool]:
         """Whether a grace period was set in the object; whether there is nothing to be done,
@@ -311,6 +335,24 @@ class _Deletion:
         return await self.write(obj, found), False
 
 
+async def _whole(work: Coroutine[Any, Any, bytes]) -> bytes:
+    """Goes on with the work when the caller is cancelled, because its client has left."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_tell)
+        raise
+
+
+def _tell(task: asyncio.Task[bytes]) -> None:
+    """What failed when nobody waited any more; somebody else's change was its end, or is not ours.
+    """
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, Changed):
+        _log.error("a pod's delete was cut short", exc_info=error)
+
+
 def grace_of(pod: Object, asked: int | None) -> int:
     """Seconds a pod has to end: what is asked, or what it says itself; 0 if nothing runs.
 
@@ -350,7 +392,8 @@ async def delete_collection(call: Call) -> Answer:
     """DELETE of all that a list with the same parameters shows; those who go meanwhile are no
     error. Returns: 200 and that list. Not atomic."""
     options = call.parsed or DeleteOptions.read(call)
-    listed = await list_objects(call)
+    accept = negotiate(call.request.headers.get("accept", ""))
+    listed = await list_json(call)
     items = orjson.loads(listed.body)["items"]
     names = iter([(item["metadata"].get("namespace", ""), item["metadata"]["name"])
                   for item in items])
@@ -370,4 +413,4 @@ async def delete_collection(call: Call) -> Answer:
     finally:
         for worker in workers:
             worker.cancel()
-    return listed
+    return as_yaml(listed) if accept == YAML else listed

@@ -96,7 +96,7 @@ class Feed:
         self.revision = store.revision
         self.restarts = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._ticket = 0
+        self._ticket = self._gave_up = 0
         self._watch: Any = None
         self._task: asyncio.Task[None] | None = None
         self._thread = 0
@@ -152,7 +152,7 @@ class Feed:
                     self._drain(BATCH)
                 raise ClosedError("the store's watch was cancelled")
             except ClosedError as error:
-                if not self._watch.cancelled:
+                if self.store.closed or not self._watch.cancelled:
                     self._fail(partial(status.unavailable, str(error)))
                     return
                 self._broke(error)
@@ -185,7 +185,7 @@ class Feed:
 
         Errors: those of the class. Cost: 1 us when nothing is there, 5 us an event.
         """
-        self._usable()
+        self.usable()
         try:
             self._drain()
         except ClosedError as error:
@@ -194,7 +194,7 @@ class Feed:
             self._broke(error)
         except Exception as error:
             self._broke(error)
-        self._usable()
+        self.usable()
 
     def _drain(self, most: int = 0) -> None:
         """What is there; up to some `most` events, 0: all."""
@@ -230,7 +230,8 @@ class Feed:
 
     # --- reading --------------------------------------------------------------------------------
 
-    def _usable(self) -> None:
+    def usable(self) -> None:
+        """Errors: those of the class, at once."""
         if threading.get_ident() != self._thread and self._thread:
             raise RuntimeError("an Api belongs to the event loop it was started in, and was "
                                "called from another thread")
@@ -240,7 +241,7 @@ class Feed:
     def cacher(self, resource: Resource) -> Cacher:
         """The cache of a resource; begun now if nobody asked before. Cost then: one read of all
         its objects, 3 us each."""
-        self._usable()
+        self.usable()
         prefix = self.layout.prefix(resource)
         found = self.cachers.get(prefix)
         if found is None:
@@ -279,6 +280,17 @@ class Feed:
             raise status.too_new(revision, self.revision) from None
         finally:
             timer.cancel()
+            if revision > self.revision:
+                self._forget()
+
+    def _forget(self) -> None:
+        """One more does not wait any longer for a revision that has not come: when half of them
+        do not, they are left out."""
+        self._gave_up += 1
+        if 2 * self._gave_up > len(self._waiting):
+            self._waiting = [one for one in self._waiting if not one[2].done()]
+            heapq.heapify(self._waiting)
+            self._gave_up = 0
 
 
 def _stopped() -> status.ApiError:

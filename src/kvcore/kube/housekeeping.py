@@ -10,8 +10,11 @@
 
 Each thing is done by "put if absent" or "put if unchanged", so several servers over one store may
 all do it, and it happens once. An object that may not go yet (finalizers, a pod's grace) is waited
-for by a watch of deletions, not by asking again. A pod on a node that does not exist has nobody who
-would end it: it is deleted without grace, as upstream's pod garbage collector does.
+for by a watch of deletions, not by asking again; what fails (a webhook, a full store) is tried
+again after pauses that double. A namespace may come again under its name while some server still
+ends the one before: an end belongs to a uid, and so does each delete in it. A pod on a node that
+does not exist has nobody who would end it: it is deleted without grace, as upstream's pod garbage
+collector does.
 Source: kube-controller-manager: namespace controller, serviceaccounts controller, root-ca-cert
 publisher, podgc; kube-apiserver: controlplane/controller/systemnamespaces.
 """
@@ -22,12 +25,13 @@ import asyncio
 import copy
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from kvcore import Event
-from kvcore.errors import Error, NoSpaceError, StorageError
+from kvcore import Event, KeyValue
+from kvcore.errors import ClosedError, Error
 from kvcore.kube import status
 from kvcore.kube.caching import Blame
 from kvcore.kube.call import Call, Object
@@ -47,11 +51,12 @@ __all__ = ["Housekeeping", "SYSTEM_NAMESPACES"]
 
 _log = logging.getLogger("kvcore.kube")
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+AT_ONCE = 64                                   # deletes of one namespace under way together
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 CONTROLLER = User("system:serviceaccount:kube-system:namespace-controller",
                   ("system:serviceaccounts", "system:serviceaccounts:kube-system",
                    "system:authenticated"))
-AGAIN_SECONDS = 1.0              # before what went wrong is tried again
 CA_NAME = "kube-root-ca.crt"
 CA_NOTE = ("Contains a CA bundle that can be used to verify the kube-apiserver when using internal "
            "endpoints such as the internal service IP or kubernetes.default.svc. No other usage is "
@@ -65,7 +70,7 @@ class Housekeeping:
         self.api, self.ca = api, ca
         self.restarts = 0                      # of its watches
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}     # by name and uid
         self._namespaces = self._resource("namespaces")
         self._accounts = self._resource("serviceaccounts")
         self._maps = self._resource("configmaps")
@@ -84,7 +89,11 @@ class Housekeeping:
         await asyncio.gather(*(self._plant(self._namespaces, _named("Namespace", name))
                                for name in SYSTEM_NAMESPACES))
         await self._finish_deletes()
-        await self._look_round()
+        await self._see_all()
+        self._begin(revision)
+
+    def _begin(self, revision: int) -> None:
+        """To follow the store."""
         self._run(self._follow(self._namespaces, revision,
                                lambda event: self._see(event.kv.value), deletes=False))
         for resource in (self._accounts, self._maps):
@@ -116,55 +125,93 @@ class Housekeeping:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(_tell)
+        task.add_done_callback(self._tasks.discard)
 
     # --- what each namespace has ----------------------------------------------------------------
 
     async def _follow(self, resource: Resource, revision: int,
                       seen: Callable[[Event], Awaitable[None]], *, deletes: bool) -> None:
         """Tells of puts, or of deletes, after a revision, until the store is closed. When something
-        else ends the watch it is begun anew, after a look at what may have been missed."""
+        else ends the watch it begins anew, after a look at how things are now."""
         store, prefix = self.api.store, self.api.layout.prefix(resource)
-        missed = False
+        missed, pause = False, FIRST_PAUSE
         while not store.closed:
             try:
                 if missed:
-                    await asyncio.sleep(AGAIN_SECONDS)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
                     self.restarts, revision = self.restarts + 1, store.revision
-                    await self._look_round()
+                    await self._see_all()
                 missed = True
                 with store.watch(prefix=prefix, start_revision=revision + 1, no_put=deletes,
                                  no_delete=not deletes) as watch:
                     async for response in watch:
                         await asyncio.gather(*map(seen, response.events))
+                        pause = FIRST_PAUSE
             except Exception as error:
                 if not store.closed:
                     _log.error("housekeeping's watch of %s begins anew", resource.qualified,
                                exc_info=error)
 
-    async def _look_round(self) -> None:
-        """Each namespace as it is now: it gets what it lacks, or comes to its end."""
+    async def _see_all(self) -> None:
         rows = self.api.store.range(prefix=self.api.layout.prefix(self._namespaces))
         await asyncio.gather(*(self._see(kv.value) for kv in rows))
 
     async def _see(self, stored: bytes) -> None:
         """A namespace as it was stored; another program's bytes that are none are left alone."""
-        try:
-            namespace = orjson.loads(readable(stored, 0, "Namespace"))
-        except Damaged:
+        namespace = _read(stored)
+        if namespace is None:
             return
-        name = namespace["metadata"]["name"]
+        name, uid = namespace["metadata"]["name"], namespace["metadata"].get("uid", "")
         if "deletionTimestamp" in namespace["metadata"]:
-            if name not in self._ending:
-                task = asyncio.get_running_loop().create_task(self._end(name))
-                self._ending[name] = task
+            if (name, uid) not in self._ending:
+                task = asyncio.get_running_loop().create_task(self._end(name, uid))
+                self._ending[name, uid] = task
                 task.add_done_callback(_tell)
-            return
+        elif not await self._equip(name):
+            self._run(self._equip_later(name))
+
+    def _stored(self, name: str) -> Object | None:
+        """The namespace of that name as it is stored now."""
+        found = self.api.store.get(self.api.layout.key(self._namespaces, "", name))
+        return None if found is None else _read(found.value)
+
+    def _lives(self, name: str) -> bool:
+        namespace = self._stored(name)
+        return namespace is not None and "deletionTimestamp" not in namespace["metadata"]
+
+    async def _equip(self, name: str) -> bool:
+        """Gives a namespace its two objects. Returns: False when it must be tried again."""
+        if not self._lives(name):              # this server is behind
+            return True
         try:
             await asyncio.gather(
                 self._plant(self._accounts, _named("ServiceAccount", "default"), name),
                 self._plant(self._maps, self._ca_map(), name))
-        except (status.ApiError, NoSpaceError, StorageError) as error:
+            if not self._lives(name):          # it went meanwhile, and nobody looks there again
+                await asyncio.gather(self._uproot(self._accounts, name, "default"),
+                                     self._uproot(self._maps, name, CA_NAME))
+        except ClosedError:
+            raise
+        except (status.ApiError, Error) as error:
             _log.error("namespace %s has no account or CA yet: %s", name, error)
+            return False
+        return True
+
+    async def _equip_later(self, name: str) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            await asyncio.sleep(pause)
+            if await self._equip(name):
+                return
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _uproot(self, resource: Resource, namespace: str, name: str) -> None:
+        key = self.api.layout.key(resource, namespace, name)
+        found = self.api.store.get(key)
+        if found is not None:
+            with suppress(Changed):            # somebody else deleted it
+                await self.api.objects.remove(key, found.mod_revision)
 
     def _ca_map(self) -> Object:
         return {**_named("ConfigMap", CA_NAME, {"annotations": {
@@ -192,72 +239,111 @@ class Housekeeping:
 
     # --- the end of a namespace -----------------------------------------------------------------
 
-    async def _end(self, name: str) -> None:
+    def _is_ending(self, name: str, uid: str) -> bool:
+        """Whether the namespace is still this one; a server that was faster may have ended it."""
+        namespace = self._stored(name)
+        return (namespace is not None and namespace["metadata"].get("uid", "") == uid
+                and "deletionTimestamp" in namespace["metadata"])
+
+    async def _end(self, name: str, uid: str) -> None:
         """Deletes all that is in a namespace, waits for what takes longer, and lets it go."""
+        pause = FIRST_PAUSE
         try:
-            while not await self._ended(name):
-                await asyncio.sleep(AGAIN_SECONDS)
+            while self._is_ending(name, uid):
+                try:
+                    if await self._ended(name, uid):
+                        return
+                    pause = FIRST_PAUSE
+                except ClosedError:
+                    raise
+                except (status.ApiError, Error) as error:
+                    _log.warning("the end of namespace %s is tried again: %s", name, error)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
         finally:
-            self._ending.pop(name, None)
+            self._ending.pop((name, uid), None)
 
-    async def _ended(self, name: str) -> bool:
-        """Whether it was brought to its end; something may be in the way for a moment."""
-        try:
-            while (left := await self._empty(name)) is not None:
-                prefix, revision = left
-                with self.api.store.watch(prefix=prefix, no_put=True,
-                                          start_revision=revision + 1) as watch:
-                    await anext(watch)         # something there is gone: look again
-            await self._let_go(name)
-        except Exception as error:
-            if not self.api.store.closed:
-                _log.error("the end of namespace %s is tried again", name, exc_info=error)
-                return False
-        return True
+    async def _ended(self, name: str, uid: str) -> bool:
+        """One attempt. Returns: False when something that was waited for is gone: look again.
+        Errors: what hinders a delete."""
+        left = await self._empty(name, uid)
+        if left is None:
+            await self._let_go(name, uid)
+            return True
+        prefix, revision = left
+        with self.api.store.watch(prefix=prefix, no_put=True,
+                                  start_revision=revision + 1) as watch:
+            await anext(watch)
+        return False
 
-    async def _empty(self, name: str) -> tuple[bytes, int] | None:
-        """Deletes every object. Returns: None when nothing is left, or where something is, and at
-        which revision it was seen."""
-        api, left = self.api, None
-        for resource in list(api.resources):
+    async def _empty(self, name: str, uid: str) -> tuple[bytes, int] | None:
+        """Deletes every object. Returns: None when nothing is left, or the namespace is another by
+        now; else where something is, and at which revision it was seen.
+
+        Errors: of the first delete that failed, after all were tried.
+        """
+        left, failed = None, list[BaseException]()
+        for resource in list(self.api.resources):
             if not resource.namespaced or "delete" not in resource.verbs:
                 continue
-            prefix = api.layout.prefix(resource, name)
-            names = [kv.key[len(prefix):].decode() for kv in api.store.range(prefix=prefix)]
-            for start in range(0, len(names), 64):
-                await asyncio.gather(*(self._delete(resource, name, one)
-                                       for one in names[start:start + 64]))
-            rows = api.store.range(prefix=prefix, limit=1)
+            prefix, tried = self.api.layout.prefix(resource, name), set[tuple[str, str]]()
+            while True:
+                rows = self.api.store.range(prefix=prefix)
+                new = [one for kv in rows if (one := _who(kv)) and one not in tried]
+                if not new:
+                    break
+                if not self._is_ending(name, uid):
+                    return None                # else all that was seen is this namespace's
+                for start in range(0, len(new), AT_ONCE):
+                    failed += await self._delete_some(resource, name, new[start:start + AT_ONCE])
+                tried.update(new)
             if len(rows) and left is None:
                 left = prefix, rows.revision
+        if failed:
+            raise failed[0]
         return left
 
-    async def _delete(self, resource: Resource, namespace: str, name: str) -> None:
-        """One object; that it is gone already, or changes all the time, is no error."""
-        options = DeleteOptions(policy="Background")
+    async def _delete_some(self, resource: Resource, namespace: str,
+                           some: list[tuple[str, str]]) -> list[BaseException]:
+        """Returns: what failed, but for a closed store, which is raised."""
+        done = await asyncio.gather(*(self._delete(resource, namespace, *one) for one in some),
+                                    return_exceptions=True)
+        failed = [error for error in done if error is not None]
+        for error in failed:
+            if isinstance(error, ClosedError) or not isinstance(error, (status.ApiError, Error)):
+                raise error
+        return failed
+
+    async def _delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
+        """One object; that it is gone already, or is another by now, is no error."""
+        options = DeleteOptions(policy="Background", uid=uid or None)
         call = self._call("delete", resource, namespace, name)
         try:
             if resource.kind == "Pod" and self._is_lost(call):
                 options.grace = 0
             await delete_object(call, options)
         except status.ApiError as error:
-            if error.code != 404:
+            if error.code not in (404, 409):
                 _log.warning("%s %s/%s stays in a namespace that is terminating: %s",
                              resource.qualified, namespace, name, error.message)
+                raise
 
     def _is_lost(self, call: Call) -> bool:
         """Whether the pod's node does not exist."""
         api = self.api
         key = api.layout.key(call.resource, call.namespace, call.name)
-        found, nodes = api.store.get(key), api.resources.of_path("", "v1", "nodes")
+        found = api.store.get(key)
+        nodes = api.resources.of_path("", "v1", "nodes")
         with Blame(api.store, key):
             node = (object_of(found.value).get("spec") or {}).get("nodeName") if found else None
         return bool(node and nodes is not None
                     and api.store.get(api.layout.key(nodes, "", node)) is None)
 
-    async def _let_go(self, name: str) -> None:
+    async def _let_go(self, name: str, uid: str) -> None:
         """Takes the finalizer `kubernetes` off; the namespace goes if it was the last."""
         def without(call: Call, seen: Object) -> Object:
+            if seen["metadata"].get("uid", "") != uid:
+                raise status.not_found(call.resource, name)
             made = copy.deepcopy(seen)
             spec = made.setdefault("spec", {})
             spec["finalizers"] = [f for f in spec.get("finalizers") or () if f != "kubernetes"]
@@ -279,6 +365,24 @@ class Housekeeping:
 
 def _named(kind: str, name: str, metadata: Object | None = None) -> Object:
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, **(metadata or {})}}
+
+
+def _read(stored: bytes) -> Object | None:
+    """A namespace; None for bytes that are none."""
+    try:
+        namespace: Object = orjson.loads(readable(stored, 0, "Namespace"))
+    except Damaged:
+        return None
+    return namespace
+
+
+def _who(kv: KeyValue) -> tuple[str, str] | None:
+    """Name and uid of what is stored; None for bytes that are no object, which stay."""
+    try:
+        metadata = orjson.loads(readable(kv.value, 0))["metadata"]
+        return kv.key.rpartition(b"/")[2].decode(), metadata.get("uid", "")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _tell(task: asyncio.Task[None]) -> None:

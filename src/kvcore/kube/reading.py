@@ -35,7 +35,7 @@ from kvcore.kube.negotiation import YAML, as_yaml, negotiate
 from kvcore.kube.request import Answer
 from kvcore.kube.selectors import Selector
 
-__all__ = ["get", "list_objects"]
+__all__ = ["get", "list_json", "list_objects"]
 
 CONTINUE_TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. You can start "
@@ -45,6 +45,7 @@ CONTINUE_TOO_OLD = (
     "first chunk was returned and now may show up in the list.")
 LIST_TOO_OLD = "The resourceVersion for the provided list is too old."
 AT_ONCE = 10_000                 # objects read before others have a turn
+LOOKED_AT = 2000                 # ... when a selector looks into each
 Span = tuple[bytes, bytes]
 
 
@@ -83,12 +84,13 @@ async def list_objects(call: Call) -> Answer:
     Errors: 400, 406, 410, 422, 504; 500 for bytes that are no object. Cost: 100 us a page of 500.
     """
     accept = negotiate(call.request.headers.get("accept", ""))
-    options = ListOptions.of(call, watching=False)
-    answer = await _list(call, options)
+    answer = await list_json(call)
     return as_yaml(answer) if accept == YAML else answer
 
 
-async def _list(call: Call, options: ListOptions) -> Answer:
+async def list_json(call: Call) -> Answer:
+    """The same, whatever the client accepts."""
+    options = ListOptions.of(call, watching=False)
     api, limit, revision = call.api, max(options.limit, 0), options.revision
     prefix = api.layout.prefix(call.resource, call.namespace)
     span = prefix, prefix[:-1] + b"0"                 # "/" + 1
@@ -113,15 +115,15 @@ async def _list(call: Call, options: ListOptions) -> Answer:
     cacher = api.feed.cacher(call.resource)
     if not cacher.capacity:
         return await _from_store(call, options, prefix, span, limit, 0)
-    return _from_cache(call, cacher, options.selector, prefix, span, limit)
+    return await _from_cache(call, cacher, options.selector, prefix, span, limit)
 
 
-def _from_cache(call: Call, cacher: Cacher, selector: Selector, prefix: bytes, span: Span,
-                limit: int) -> Answer:
+async def _from_cache(call: Call, cacher: Cacher, selector: Selector, prefix: bytes, span: Span,
+                      limit: int) -> Answer:
     start, end = span
     revision = call.api.feed.revision
     if selector:
-        chosen = _matching(cacher, selector, span, limit)
+        chosen = await _matching(cacher, selector, span, limit)
     else:
         chosen = cacher.entries(start, end, limit + 1 if limit else 0)
     if not limit or len(chosen) <= limit:
@@ -131,20 +133,27 @@ def _from_cache(call: Call, cacher: Cacher, selector: Selector, prefix: bytes, s
     return _answer(call, chosen, revision, chosen[-1].key[len(prefix):], remaining)
 
 
-def _matching(cacher: Cacher, selector: Selector, span: Span, limit: int) -> list[Entry]:
-    """Up to one more than limit, so that it is known whether there are more."""
+async def _matching(cacher: Cacher, selector: Selector, span: Span, limit: int) -> list[Entry]:
+    """Up to one more than limit, so that it is known whether there are more; all as it is now,
+    though others have turns while it is looked at."""
     start, end = span
     matches, chosen = selector.matches, list[Entry]()
+    page = cacher.entries(start, end, LOOKED_AT)
+    rest: list[Entry] | None = None
+    at = 0
     while True:
-        page = cacher.entries(start, end, AT_ONCE if limit else 0)
         for entry in page:
             if matches(entry):
                 chosen.append(entry)
                 if limit and len(chosen) > limit:
                     return chosen
-        if not limit or len(page) < AT_ONCE:
+        if len(page) < LOOKED_AT:
             return chosen
-        start = page[-1].key + b"\0"
+        if rest is None:
+            rest = cacher.entries(page[-1].key + b"\0", end)
+        await asyncio.sleep(0)
+        page = rest[at:at + LOOKED_AT]
+        at += LOOKED_AT
 
 
 async def _from_store(call: Call, options: ListOptions, prefix: bytes, span: Span, limit: int,

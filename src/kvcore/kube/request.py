@@ -139,6 +139,7 @@ class Target:
     subresource: str = ""
     namespace: str = ""
     name: str = ""
+    rest: str = ""               # behind the subresource: a proxy's path
 
     @property
     def is_resource(self) -> bool:
@@ -166,11 +167,10 @@ def parse_target(request: Request) -> Target:
     """
     method, path = request.method, request.path
     parts = path.strip("/").split("/")
-    verb = VERBS.get(method, method.lower())
     if (parts[0] not in ("api", "apis") or len(parts) < (3 if parts[0] == "api" else 4)
             or "" in parts):
         return Target(method.lower(), path)
-    target = Target(verb, path, parts[0])
+    target = Target(VERBS.get(method, ""), path, parts[0])
     if parts[0] == "api":
         target.version, parts = parts[1], parts[2:]
     else:
@@ -196,4 +196,4 @@ def _fill(target: Target, parts: list[str]) -> None:
     if len(parts) > 1:
         target.name = parts[1]
     if len(parts) > 2:
-        target.subresource = "/".join(parts[2:])
+        target.subresource, target.rest = parts[2], "/".join(parts[3:])

@@ -16,7 +16,7 @@ registry/core/serviceaccount/storage/token.go. May not know: HTTP, how tokens ar
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import replace
 
 import orjson
 
@@ -30,7 +30,11 @@ from kvcore.kube.meta import rfc3339
 from kvcore.kube.rbac import Rule, aggregate
 from kvcore.kube.request import Answer, Target, User
 from kvcore.kube.resources import Resource
+from kvcore.kube.schema import type_of_kind
 from kvcore.kube.status import ApiError, Cause
+from kvcore.kube.validation import check_fields, rules
+from kvcore.kube.validation.errors import forbidden, invalid, invalid_each, required
+from kvcore.kube.validation.metadata import check_label_key
 
 __all__ = ["KINDS", "REVIEWS"]
 
@@ -42,7 +46,7 @@ def _row(group: str, plural: str, kind: str, namespaced: bool = False) -> Resour
     return Resource(group, "v1", plural, kind, namespaced, verbs=("create",))
 
 
-KINDS = (
+KINDS = (                                    # TokenRequest is asked of an account
     _row(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview"),
     _row(AUTHENTICATION, "tokenreviews", "TokenReview"),
     _row(AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview", True),
@@ -50,55 +54,35 @@ KINDS = (
     _row(AUTHORIZATION, "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
     _row(AUTHORIZATION, "subjectaccessreviews", "SubjectAccessReview"),
 )
+TOKEN_REQUEST = _row(AUTHENTICATION, "tokenrequests", "TokenRequest", True)
+ROWS = {row.kind: row for row in (*KINDS, TOKEN_REQUEST)}
 
 
 # --- reading what is asked ------------------------------------------------------------------------
 
-def _asked(call: Call, group: str, kind: str) -> Object:
-    """The body, said to be of this kind; metadata and spec are objects. Errors: 400, 413, 415."""
-    if call.object:
-        obj = call.object
-    else:
-        obj = decode_body(call.request.body, call.request.headers.get("content-type", ""))
-    version, said = obj.setdefault("apiVersion", f"{group}/v1"), obj.setdefault("kind", kind)
-    if (version, said) != (f"{group}/v1", kind):
-        short = str(version).rpartition("/")[2]
-        raise status.bad_request(
-            f'{said} in version "{version}" cannot be handled as a {kind}: converting ({short}.'
-            f"{said}) to ({group.partition('.')[0]}.{kind}): unknown conversion")
+def _asked(call: Call, kind: str) -> Object:
+    """The body, said to be of this kind; its fields are of their types, and metadata and spec are
+    there. Errors: 400, 413, 415."""
+    if not call.object:
+        call.object = decode_body(call.request.body, call.request.headers.get("content-type", ""),
+                                  kind)
+    obj, group = call.object, ROWS[kind].group
+    said = (obj.get("apiVersion") or f"{group}/v1", obj.get("kind") or kind)
+    if said != (f"{group}/v1", kind):
+        short = said[0].rpartition("/")[2]
+        what = f'{said[1]} in version "{short}" cannot be handled as a {kind}'
+        if type_of_kind(*said) is None:
+            raise status.bad_request(f'{what}: no kind "{said[1]}" is registered for version '
+                                     f'"{said[0]}" in scheme "pkg/runtime/scheme.go:111"')
+        raise status.bad_request(f"{what}: converting ({short}.{said[1]}) to "
+                                 f"({group.partition('.')[0]}.{kind}): unknown conversion")
+    obj["apiVersion"], obj["kind"] = said
+    check_fields(replace(call, resource=ROWS[kind]))
     for part in ("metadata", "spec"):
-        if obj.get(part) is None:
-            obj[part] = {}
-        _of_type(obj, part, dict, kind, kind)
+        obj.setdefault(part, {})
+    if not ROWS[kind].namespaced:
+        obj["metadata"].pop("namespace", None)
     return obj
-
-
-GO_TYPES: dict[type, str] = {str: "string", list: "array", dict: "object", bool: "bool",
-                             int: "number", float: "number", type(None): "null"}
-
-
-def _of_type(obj: Object, field: str, wanted: type, kind: str, where: str = "") -> Any:
-    """A field of a type, or None where it is missing. Args: where: the structure it is a field
-    of, and its path; else the spec. Errors: 400."""
-    value = obj.get(field)
-    if value is None or (isinstance(value, wanted) and type(value) is not bool):
-        return value
-    name = f"{kind}Spec" if field == "spec" else field[0].upper() + field[1:]
-    raise status.bad_request(
-        f'{kind} in version "v1" cannot be handled as a {kind}: json: cannot unmarshal '
-        f"{GO_TYPES[type(value)]} into Go struct field {where or f'{kind}Spec.spec'}.{field} "
-        f"of type {f'v1.{name}' if wanted is dict else GO_TYPES[wanted]}")
-
-
-def _text(obj: Object, field: str, kind: str, where: str = "") -> str:
-    return _of_type(obj, field, str, kind, where) or ""
-
-
-def _texts(obj: Object, field: str, kind: str, where: str = "") -> tuple[str, ...]:
-    values = _of_type(obj, field, list, kind, where) or []
-    for value in values:
-        _of_type({field: value}, field, str, kind, where)
-    return tuple(values)
 
 
 def _created(call: Call, obj: Object) -> Answer:
@@ -141,27 +125,27 @@ async def self_subject_access_review(call: Call) -> Answer:
 
 
 def _reviewed(call: Call, kind: str) -> Answer:
-    obj = _asked(call, AUTHORIZATION, kind)
+    obj = _asked(call, kind)
     spec = obj["spec"]
     _check_access(obj, spec, kind, call.namespace)
     user = call.user
     if kind != "SelfSubjectAccessReview":
-        extra = _of_type(spec, "extra", dict, kind) or {}
-        user = User(_text(spec, "user", kind), _texts(spec, "groups", kind),
-                    _text(spec, "uid", kind), {key: _texts(extra, key, kind) for key in extra})
-    decision = decision_of(call, user, _target(spec, kind))
+        extra = spec.get("extra") or {}
+        user = User(spec.get("user", ""), tuple(spec.get("groups") or ()), spec.get("uid", ""),
+                    {key: tuple(values) for key, values in extra.items()})
+    decision = decision_of(call, user, _target(spec))
     obj["status"] = {"allowed": decision.allowed} | (
         {"reason": decision.reason} if decision.reason else {})
     return _created(call, obj)
 
 
-def _target(spec: Object, kind: str) -> Target:
+def _target(spec: Object) -> Target:
     asked = spec.get("resourceAttributes")
     if asked is None:
-        asked, where = spec["nonResourceAttributes"], f"N{NAMES[1][1:]}.spec.{NAMES[1]}"
-        return Target(*(_text(asked, field, kind, where) for field in ("verb", "path")))
+        asked = spec["nonResourceAttributes"]
+        return Target(*(asked.get(field, "") for field in ("verb", "path")))
     verb, group, version, resource, subresource, namespace, name = (
-        _text(asked, field, kind, f"R{NAMES[0][1:]}.spec.{NAMES[0]}") for field in (
+        asked.get(field, "") for field in (
             "verb", "group", "version", "resource", "subresource", "namespace", "name"))
     return Target(verb, "", "apis" if group else "api", group, version or "*", resource,
                   subresource, namespace, name)
@@ -173,28 +157,30 @@ NAMES = "resourceAttributes", "nonResourceAttributes"
 def _check_access(obj: Object, spec: Object, kind: str, namespace: str) -> None:
     """Errors: 400, 422."""
     local = kind == "LocalSubjectAccessReview"
-    resource, path = (_of_type(spec, name, dict, kind) for name in NAMES)
-    user, groups = _text(spec, "user", kind), _texts(spec, "groups", kind)
-    causes = []
+    resource, path = (spec.get(name) for name in NAMES)
+    causes: list[Cause] = []
     if resource is not None and path is not None:
         causes.append(_wrong("spec.nonResourceAttributes", _path(path),
                              "cannot be specified in combination with resourceAttributes"))
     if resource is None and path is None:
         causes.append(_wrong("spec.resourceAttributes", "null", "exactly one of "
                              "nonResourceAttributes or resourceAttributes must be specified"))
-    if kind != "SelfSubjectAccessReview" and not (user or groups):
+    if kind != "SelfSubjectAccessReview" and not (spec.get("user") or spec.get("groups")):
         causes.append(_wrong("spec.user", '""', "at least one of user or group must be specified"))
+    for name, check in SELECTORS.items():
+        if (said := (resource or {}).get(name)) is not None:
+            _check_selector(causes, said, f"spec.resourceAttributes.{name}", check)
+    own = obj["metadata"].setdefault("namespace", namespace) if local else ""
     metadata = {k: v for k, v in obj["metadata"].items()
                 if v and k != "managedFields" and not (local and k == "namespace")}
     if metadata:
         causes.append(_wrong("metadata", _json(obj["metadata"]), "must be empty"
                              + (" except for namespace" if local else "")))
     if local:
-        own = obj["metadata"].setdefault("namespace", namespace)
         if own != namespace:
             raise status.bad_request("the namespace of the provided object does not match the "
                                      "namespace sent on the request")
-        asked = _text(resource, "namespace", kind) if resource is not None else namespace
+        asked = resource.get("namespace", "") if resource is not None else namespace
         if asked != namespace:
             causes.append(_wrong("spec.resourceAttributes.namespace", orjson.dumps(asked).decode(),
                                  "must match metadata.namespace"))
@@ -203,6 +189,46 @@ def _check_access(obj: Object, spec: Object, kind: str, namespace: str) -> None:
                                  "disallowed on this kind of request"))
     if causes:
         raise _invalid(AUTHORIZATION, "", causes)
+
+
+def _check_selector(causes: list[Cause], said: Object, path: str,
+                    check: Callable[[list[Cause], Object, str], None]) -> None:
+    """RBAC does not look at selectors; they must be right all the same."""
+    raw, requirements = said.get("rawSelector", ""), said.get("requirements") or []
+    if raw and requirements:
+        invalid(causes, f"{path}.rawSelector", raw,
+                "may not specified at the same time as requirements")
+    if not raw and not requirements:
+        required(causes, f"{path}.requirements",
+                 f"when {path} is specified, requirements or rawSelector is required")
+    for i, requirement in enumerate(requirements):
+        check(causes, requirement, f"{path}.requirements[{i}]")
+
+
+def _of_labels(causes: list[Cause], requirement: Object, path: str) -> None:
+    _of_values(causes, requirement, path)
+    check_label_key(causes, requirement.get("key", ""), f"{path}.key")
+    for i, value in enumerate(requirement.get("values") or ()):
+        invalid_each(causes, f"{path}.values[{i}]", value, rules.label_value(value))
+
+
+def _of_fields(causes: list[Cause], requirement: Object, path: str) -> None:
+    if not requirement.get("key"):
+        required(causes, f"{path}.key", "must be specified")
+    _of_values(causes, requirement, path)
+
+
+def _of_values(causes: list[Cause], requirement: Object, path: str) -> None:
+    """Operators that nobody knows may come from newer clients."""
+    operator, values = requirement.get("operator"), requirement.get("values")
+    if operator in ("In", "NotIn") and not values:
+        required(causes, f"{path}.values", "must be specified when `operator` is 'In' or 'NotIn'")
+    elif operator in ("Exists", "DoesNotExist") and values:
+        forbidden(causes, f"{path}.values",
+                  "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
+
+
+SELECTORS = {"fieldSelector": _of_fields, "labelSelector": _of_labels}
 
 
 def _json(value: Object) -> str:
@@ -216,8 +242,8 @@ def _path(value: Object) -> str:
 
 async def self_subject_rules_review(call: Call) -> Answer:
     kind = "SelfSubjectRulesReview"
-    obj = _asked(call, AUTHORIZATION, kind)
-    namespace = _text(obj["spec"], "namespace", kind)
+    obj = _asked(call, kind)
+    namespace = obj["spec"].get("namespace", "")
     if not namespace:
         raise status.bad_request("no namespace on request")
     authorize = call.api.authorize
@@ -247,7 +273,7 @@ def user_info(user: User) -> Object:
 
 
 async def self_subject_review(call: Call) -> Answer:
-    _asked(call, AUTHENTICATION, "SelfSubjectReview")
+    _asked(call, "SelfSubjectReview")
     return _created(call, {
         "kind": "SelfSubjectReview", "apiVersion": f"{AUTHENTICATION}/v1",
         "metadata": {"creationTimestamp": rfc3339(call.api.now())},
@@ -255,9 +281,9 @@ async def self_subject_review(call: Call) -> Answer:
 
 
 async def token_review(call: Call) -> Answer:
-    obj = _asked(call, AUTHENTICATION, "TokenReview")
-    token = _text(obj["spec"], "token", "TokenReview")
-    audiences = _texts(obj["spec"], "audiences", "TokenReview")
+    obj = _asked(call, "TokenReview")
+    token = obj["spec"].get("token", "")
+    audiences = tuple(obj["spec"].get("audiences") or ())
     if not token:
         raise status.bad_request("token is required for TokenReview in authentication")
     said: Object = {"user": {}}
@@ -278,27 +304,27 @@ async def token_request(call: Call) -> Answer:
     if security is None or not security.signs:
         raise status.no_such_path()
     kind, account = "TokenRequest", _object(call, "serviceaccounts", call.name)
-    obj = _asked(call, AUTHENTICATION, kind)
+    obj = _asked(call, kind)
     metadata, spec, own = obj["metadata"], obj["spec"], account["metadata"]
     for field, wanted in (("name", call.name), ("namespace", call.namespace)):
-        if (said := _text(metadata, field, kind)) not in ("", wanted):
+        if (said := metadata.get(field, "")) not in ("", wanted):
             raise _invalid(AUTHENTICATION, kind, [_wrong(
                 f"metadata.{field}", f'"{said}"',
                 f"must match the service account {field} if specified")], call.name)
-    if _text(metadata, "uid", kind) not in ("", own["uid"]):
+    if metadata.get("uid", "") not in ("", own["uid"]):
         raise status.conflict(
             Resource(AUTHENTICATION, "v1", kind, kind), call.name, "the UID in the token request "
             f"({metadata['uid']}) does not match the UID of the service account ({own['uid']})")
-    seconds = _of_type(spec, "expirationSeconds", int, kind)
+    seconds = spec.get("expirationSeconds")
     seconds = spec["expirationSeconds"] = 3600 if seconds is None else seconds
-    audiences = _texts(spec, "audiences", kind) or security.audiences
+    audiences = tuple(spec.get("audiences") or ()) or security.audiences
     spec["audiences"] = list(audiences)
     spec.setdefault("boundObjectRef", None)
     if not SHORTEST <= seconds <= LONGEST:
         raise _invalid(AUTHENTICATION, kind, [_wrong(
             "spec.expirationSeconds", str(seconds), "may not specify a duration "
             + ("less than 10 minutes" if seconds < SHORTEST else "larger than 2^32 seconds"))])
-    reference = _of_type(spec, "boundObjectRef", dict, kind)
+    reference = spec["boundObjectRef"]
     bound = _bound(call, reference) if reference is not None else {}
     token, expires = security.sign(account, seconds, audiences, bound)
     metadata |= {"name": call.name, "namespace": call.namespace, "uid": own["uid"],
@@ -309,8 +335,7 @@ async def token_request(call: Call) -> Answer:
 
 def _bound(call: Call, reference: Object) -> dict[str, Object]:
     """Metadata of the object a token ends with, by the name its claim has."""
-    kind, name = _text(reference, "kind", "TokenRequest"), _text(reference, "name", "TokenRequest")
-    version = _text(reference, "apiVersion", "TokenRequest")
+    kind, name, version = (reference.get(field, "") for field in ("kind", "name", "apiVersion"))
     if kind not in ("Pod", "Secret", "Node") or version not in ("", "v1"):
         group, _, short = version.rpartition("/")
         raise status.bad_request(
@@ -328,7 +353,7 @@ def _bound(call: Call, reference: Object) -> dict[str, Object]:
                 bound["node"] = _object(call, "nodes", node)["metadata"]
             except ApiError:                  # not registered: its name is told all the same
                 bound["node"] = {"name": node}
-    uid = _text(reference, "uid", "TokenRequest")
+    uid = reference.get("uid", "")
     if uid not in ("", obj["metadata"]["uid"]):
         raise status.conflict(
             Resource("", "v1", kind, kind), name, f"the UID in the bound object reference ({uid}) "

@@ -196,7 +196,8 @@ def precondition(resource: Resource, name: str, kind: str, asked: str, found: st
 
 def store_precondition(key: bytes, asked: str, found: str, kind: str = "UID") -> str:
     """The words of a conflict when a write names another object's uid, or another version."""
-    return (f"StorageError: invalid object, Code: 4, Key: {key.decode()}, ResourceVersion: 0, "
+    shown_key = key.decode().removeprefix("/registry")
+    return (f"StorageError: invalid object, Code: 4, Key: {shown_key}, ResourceVersion: 0, "
             f"AdditionalErrorMsg: Precondition failed: {kind} in precondition: {asked}, {kind} in "
             f"object meta: {found}")
 

@@ -26,8 +26,8 @@ BACKLOG_BYTES = 16 << 20
 
 
 class Watcher:
-    """What one watch wants. `scope`: the keys' common beginning; `name`: of one object, or "";
-    `place`: where the cacher keeps it, None while it does not.
+    """What one watch wants. `scope`: the keys' common beginning, which ends with "/", or the one
+    key; `name`: of one object, or ""; `place`: where the cacher keeps it, None while it does not.
 
     >>> from kvcore.kube.entry import Change, Entry
     >>> pod = Entry(b"/registry/pods/a/p", 5, b'{"apiVersion":"v1","kind":"Pod",'
@@ -38,7 +38,7 @@ class Watcher:
     """
 
     __slots__ = ("scope", "namespace", "name", "selector", "lines", "size", "floor", "place",
-                 "closed", "too_slow", "_all", "_wake")
+                 "closed", "too_slow", "_one", "_all", "_wake")
 
     def __init__(self, scope: bytes, selector: Selector = EVERYTHING, *, namespace: str = "",
                  name: str = "") -> None:
@@ -49,11 +49,13 @@ class Watcher:
         self.floor = 0
         self.place: tuple[str, str] | None = None
         self.closed = self.too_slow = False
+        self._one = not scope.endswith(b"/")
         self._all = not selector
         self._wake: asyncio.Future[None] | None = None
 
     def wants(self, entry: Entry | None) -> bool:
         return (entry is not None and entry.key.startswith(self.scope)
+                and (not self._one or entry.key == self.scope)
                 and (self._all or self.selector.matches(entry)))
 
     def line_of(self, change: Change) -> bytes | None:

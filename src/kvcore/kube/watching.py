@@ -43,6 +43,7 @@ BOOKMARK_SECONDS = 55.0          # clients give up at 70 without a sign of life
 BEFORE_END = 2.0
 SHORTEST, LONGEST = 1800, 3600   # seconds, for clients that name no timeout
 SLICE = 500                      # changes of the past looked up before others have a turn
+LOOKED_AT = 2000                 # objects that are looked at before others have a turn
 CHUNK_BYTES = 1 << 18
 
 
@@ -94,7 +95,9 @@ def _initial(call: Call, options: ListOptions, cacher: Cacher, watcher: Watcher
     entries = cacher.entries(*_span(call, options))
     cacher.watch(watcher, revision)
     lines, size = list[bytes](), 0
-    for entry in entries:
+    for number, entry in enumerate(entries, 1):
+        if not number % LOOKED_AT:
+            yield b""                         # others have a turn
         if watcher.wants(entry):
             lines.append(event_line("ADDED", entry.body))
             size += len(lines[-1])
@@ -157,12 +160,14 @@ async def _stream(call: Call, options: ListOptions, cacher: Cacher) -> AsyncIter
     running(1)
     try:
         sent = False
+        feed.usable()                         # once it has ended nobody would close the watcher
         for chunk in begin:
             if chunk:
                 sent = True
                 count(chunk.count(b"\n"))
                 yield chunk
             await asyncio.sleep(0)
+            feed.usable()
             if watcher.closed:
                 return
         if not sent:

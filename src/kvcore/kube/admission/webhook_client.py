@@ -30,6 +30,8 @@ import orjson
 from kvcore.kube import meta
 from kvcore.kube.admission.webhook_match import Webhook
 from kvcore.kube.call import Call, Object
+from kvcore.kube.fields import IllTyped, settle
+from kvcore.kube.gojson import syntax_problem
 
 if TYPE_CHECKING:                                # loaded with the first webhook: it costs 0.2 s
     import aiohttp
@@ -38,7 +40,7 @@ __all__ = ["CallFailed", "Client", "Resolver", "Verdict"]
 
 ANSWER_LIMIT = 3 * 1024 * 1024
 CONTEXTS_KEPT = 100
-REVIEW = "admission.k8s.io/v1"
+REVIEW, REVIEW_TYPE = "admission.k8s.io/v1", "admission.v1.AdmissionReview"
 OPTIONS = {"CREATE": "CreateOptions", "UPDATE": "UpdateOptions", "DELETE": "DeleteOptions"}
 
 Resolver = Callable[[str, str, int], Awaitable[tuple[str, int]]]   # namespace, name, port
@@ -81,6 +83,7 @@ class Client:
                              "request": request_of(call, uid)})
         try:
             answer = await self._post(hook, body)
+            check_kind(answer)
             check_types(answer)
         except CallFailed as failed:
             raise CallFailed(f"failed to call webhook: {failed}") from None
@@ -106,7 +109,8 @@ class Client:
                     headers={"Host": urlsplit(url).netloc, "Content-Type": "application/json",
                              "Accept": "application/json, */*",
                              "Accept-Encoding": "identity"}) as response:
-                return decoded(response.status, response.content_type,
+                return decoded(response.status,
+                               response.headers.get("Content-Type", "application/json"),
                                await limited(response.content))
         except asyncio.TimeoutError:
             raise CallFailed(f"{said}: context deadline exceeded") from None
@@ -179,12 +183,9 @@ def request_of(call: Call, uid: str) -> Object:
     if user.extra:
         said["extra"] = {key: list(values) for key, values in user.extra.items()}
     options: Object = {"kind": OPTIONS.get(call.operation, "CreateOptions"),
-                       "apiVersion": "meta.k8s.io/v1"}
-    if call.options.dry_run:
-        options["dryRun"] = ["All"]
-    if call.options.field_manager:
-        options["fieldManager"] = call.options.field_manager
-    options["fieldValidation"] = call.options.field_validation
+                       "apiVersion": "meta.k8s.io/v1"} | call.options.said()
+    if call.operation != "DELETE" and call.request.query.get("fieldValidation"):
+        options["fieldValidation"] = call.options.field_validation
     return request | {
         "operation": call.operation, "userInfo": said,
         "object": call.object if call.operation != "DELETE" else None, "oldObject": call.old,
@@ -206,33 +207,66 @@ async def limited(content: aiohttp.StreamReader) -> bytes:
 def decoded(code: int, content_type: str, body: bytes) -> Object:
     """The answer's object, whatever its type is said to be. Errors: CallFailed, for other codes
     than 2xx too."""
+    if 200 <= code <= 206:
+        return _read(code, content_type, body)
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
+        answer = None
+    if isinstance(answer, dict) and answer.get("kind") == "Status" \
+            and answer.get("status") == "Failure":
+        raise CallFailed(str(answer.get("message") or ""))
+    text = body[:2048].decode(errors="replace").strip() \
+        if content_type.startswith("text/") else ""
+    raise CallFailed(CODES.get(code) or unexplained(code, text or "unknown"))
+
+
+def _read(code: int, content_type: str, body: bytes) -> Object:
+    """Errors: CallFailed."""
+    if not body:
+        raise CallFailed(f"0-length response with status code: {code} and content type: "
+                         f"{content_type}")
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        if body.lstrip()[:1] == b"{":
+            raise CallFailed("couldn't get version/kind; json parse error: "
+                             f"{syntax_problem(body)}") from None
         answer = ""                              # upstream reads it as YAML: a string
-    if not 200 <= code <= 206:
-        if isinstance(answer, dict) and answer.get("kind") == "Status" \
-                and answer.get("status") == "Failure":
-            raise CallFailed(str(answer.get("message") or ""))
-        text = body[:2048].decode(errors="replace").strip() \
-            if content_type.startswith("text/") else ""
-        raise CallFailed(CODES.get(code) or unexplained(code, text or "unknown"))
+    if answer is None:
+        return {}
     if not isinstance(answer, dict):
         raise CallFailed(no_object(answer))
     return answer
 
 
+def check_kind(answer: Object) -> None:
+    """What is said to be another kind is not read as an AdmissionReview; what is silent is.
+    Errors: CallFailed."""
+    version, kind = answer.get("apiVersion") or REVIEW, answer.get("kind") or "AdmissionReview"
+    if (version, kind) == (REVIEW, "AdmissionReview"):
+        return
+    if (version, kind) in CONVERTIBLE:
+        raise CallFailed(f"converting ({version.rpartition('/')[2]}.{kind}) to "
+                         "(v1.AdmissionReview): unknown conversion")
+    raise CallFailed(no_such_kind(version, kind))
+
+
+CONVERTIBLE = (("admission.k8s.io/v1beta1", "AdmissionReview"), ("v1", "Status"))
+
+
+def no_such_kind(version: Any, kind: Any) -> str:
+    return (f'no kind "{kind}" is registered for version "{version}" in scheme '
+            '"pkg/runtime/scheme.go:111"')
+
+
 def check_types(answer: Object) -> None:
-    """What Go's decoder would refuse of an AdmissionReview. Errors: CallFailed."""
-    response = answer.get("response")
-    if response is not None and not isinstance(response, dict):
-        raise CallFailed(f"json: cannot unmarshal {go_type(response)} into Go struct field "
-                         "AdmissionReview.response of type v1.AdmissionResponse")
-    for key, kind, name in (("allowed", bool, "bool"), ("uid", str, "types.UID")):
-        value = (response or {}).get(key)
-        if value is not None and not isinstance(value, kind):
-            raise CallFailed(f"json: cannot unmarshal {go_type(value)} into Go struct field "
-                             f"AdmissionResponse.response.{key} of type {name}")
+    """What Go's decoder would refuse of an AdmissionReview; what is null is dropped. Errors:
+    CallFailed."""
+    try:
+        settle(REVIEW_TYPE, answer)
+    except IllTyped as error:
+        raise CallFailed(str(error)) from None
 
 
 def no_object(value: Any) -> str:
@@ -275,7 +309,7 @@ def unexplained(code: int, said: str) -> str:
 
 
 def verdict(answer: Object, uid: str, *, mutating: bool) -> Verdict:
-    """What an AdmissionReview says. Errors: CallFailed."""
+    """What an AdmissionReview says, whose types were checked. Errors: CallFailed."""
     response = answer.get("response")
     if not isinstance(response, dict):
         raise CallFailed("webhook response was absent")
@@ -298,17 +332,10 @@ def verdict(answer: Object, uid: str, *, mutating: bool) -> Verdict:
         raise CallFailed("validating webhook may not return response.patch")
     elif patch_type is not None:
         raise CallFailed("validating webhook may not return response.patchType")
-    try:
-        raw = base64.b64decode(patch, validate=True)
-    except (ValueError, TypeError) as error:
-        raise CallFailed(f"response.patch cannot be decoded: {error}") from None
-    said, warned = response.get("status"), response.get("warnings")
-    annotations = response.get("auditAnnotations")
     return Verdict(
-        response.get("allowed") is True, said if isinstance(said, dict) else {}, raw,
-        str(patch_type or ""),
-        tuple(map(str, warned)) if isinstance(warned, list) else (),
-        {str(k): str(v) for k, v in annotations.items()} if isinstance(annotations, dict) else {})
+        response.get("allowed") is True, response.get("status") or {}, base64.b64decode(patch),
+        patch_type or "", tuple(response.get("warnings") or ()),
+        response.get("auditAnnotations") or {})
 
 
 def reason(error: aiohttp.ClientError) -> str:
@@ -324,13 +351,18 @@ def reason(error: aiohttp.ClientError) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
         why = CERTIFICATE.get(cause.verify_code) or cause.verify_message
         return f"tls: failed to verify certificate: x509: {why}"
+    if isinstance(cause, ssl.SSLError):
+        return "tls: first record does not look like a TLS handshake" \
+            if cause.reason == "WRONG_VERSION_NUMBER" else f"tls: {cause.reason or cause}"
+    if isinstance(cause, (ConnectionResetError, BrokenPipeError)):
+        return "EOF"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"dial tcp: lookup {error.host}: no such host"
     if isinstance(error, aiohttp.ClientConnectorError):
         words = {errno.ECONNREFUSED: "connection refused", errno.ENETUNREACH:
                  "network is unreachable", errno.EHOSTUNREACH: "no route to host"}
         number = error.os_error.errno
-        return f"dial tcp {error.host}:{error.port}: connect: {words.get(number or 0) or error}"
+        return f"dial tcp {error.host}:{error.port}: connect: {words.get(number or 0) or cause}"
     return str(error) or type(error).__name__
 
 

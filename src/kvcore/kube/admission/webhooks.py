@@ -24,11 +24,9 @@ import logging
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
-import jsonpatch
-import jsonpointer
 import orjson
 
-from kvcore.kube import status
+from kvcore.kube import rfc6902, status
 from kvcore.kube.admission.chain import ALL_OPERATIONS, review
 from kvcore.kube.admission.lookups import Derived, Lister
 from kvcore.kube.admission.webhook_client import (
@@ -38,10 +36,15 @@ from kvcore.kube.admission.webhook_client import (
     Verdict,
     go_type,
     no_object,
+    no_such_kind,
 )
 from kvcore.kube.admission.webhook_match import EXEMPT_GROUP, Webhook, hooks_of
 from kvcore.kube.call import Call, Object
+from kvcore.kube.decode import unwritable
 from kvcore.kube.defaults import apply_defaults
+from kvcore.kube.fields import IllTyped, ok, settle
+from kvcore.kube.gojson import syntax_problem
+from kvcore.kube.schema import type_of_kind
 
 if TYPE_CHECKING:
     from kvcore.kube.api import Api
@@ -49,11 +52,6 @@ if TYPE_CHECKING:
 __all__ = ["MutatingAdmissionWebhook", "ValidatingAdmissionWebhook", "patched"]
 
 _log = logging.getLogger("kvcore.kube.admission")
-
-COPY_LIMIT = 3 * 1024 * 1024             # bytes that "copy" operations of a patch may add
-PATCH_ERRORS = (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError, KeyError,
-                ValueError, IndexError, AttributeError)
-
 
 class _Webhooks:
     """What both have: the webhooks in force, and whom to ask."""
@@ -104,7 +102,7 @@ class _Webhooks:
             return None, self.failed(hook, call, index, failed, mutating=mutating)
         for key, value in verdict.annotations.items():
             review(call).annotations[f"{hook.name}/{key}"] = value
-        for text in verdict.warnings:
+        for text in filter(None, verdict.warnings):
             call.warn(text)
         return verdict, None if verdict.allowed else denied(hook.name, verdict.status)
 
@@ -214,17 +212,7 @@ def patched(obj: Object | None, verdict: Verdict, name: str) -> Object:
 
     Errors: CallFailed when the patch cannot be read; 500 when it does not apply.
     """
-    try:
-        operations = orjson.loads(verdict.patch)
-        if not isinstance(operations, list):
-            raise ValueError(f"json: cannot unmarshal {go_type(operations)} into Go value of type "
-                             "jsonpatch.Patch")
-        for operation in operations:
-            if not isinstance(operation, dict):
-                raise ValueError(f"json: cannot unmarshal {go_type(operation)} into Go value of "
-                                 "type jsonpatch.Operation")
-    except ValueError as error:
-        raise CallFailed(f"received undecodable patch in webhook response: {error}") from None
+    operations = operations_of(verdict.patch)
     if not operations and obj is not None:
         return obj
     if obj is None:
@@ -232,52 +220,66 @@ def patched(obj: Object | None, verdict: Verdict, name: str) -> Object:
                               "is not supported for this operation")
     if verdict.patch_type != "JSONPatch":
         raise CallFailed(f'unsupported patch type "{verdict.patch_type}"')
-    new: Any = orjson.loads(orjson.dumps(obj))
-    copied = 0
-    for operation in operations:
-        try:
-            if operation.get("op") == "copy":    # a few of them could fill the memory
-                copied += len(orjson.dumps(jsonpointer.resolve_pointer(new, operation["from"])))
-                if copied > COPY_LIMIT:
-                    raise ValueError("Unable to complete the copy, the accumulated size increase "
-                                     f"of copy is {copied}, exceeding the limit {COPY_LIMIT}")
-            new = jsonpatch.JsonPatch([operation]).apply(new, in_place=True)
-        except PATCH_ERRORS as error:
-            raise status.internal(misfit(operation, error)) from None
-    result: Object = new
-    return result
+    try:
+        new: Object = rfc6902.apply(orjson.loads(orjson.dumps(obj)), operations)
+    except rfc6902.Misfit as error:
+        raise status.internal(str(error)) from None
+    if problem := unwritable(new):               # moves can nest as deep as they like
+        raise status.internal(problem)
+    return new
 
 
-OPERATIONS = ("add", "remove", "replace", "move", "copy", "test")
-
-
-def misfit(operation: Object, error: Exception) -> str:
-    """Why an operation does not apply; in upstream's words where they are known."""
-    kind, path = operation.get("op"), operation.get("path")
-    if kind not in OPERATIONS:
-        return f"Unexpected kind: {kind or 'unknown'}"
-    if kind == "remove" and isinstance(path, str) and isinstance(error, (
-            jsonpatch.JsonPatchConflict, jsonpointer.JsonPointerException)):
-        return (f"error in remove for path: '{path}': Unable to remove nonexistent key: "
-                f"{path.rpartition('/')[2]}: missing value")
-    return str(error) or type(error).__name__
+def operations_of(patch: bytes) -> list[Object]:
+    """What a patch consists of. Errors: CallFailed."""
+    said, wrong = "received undecodable patch in webhook response: ", "json: cannot unmarshal {} " \
+        "into Go value of type jsonpatch.{}"
+    try:
+        operations = orjson.loads(patch)
+    except orjson.JSONDecodeError:
+        raise CallFailed(f"{said}{syntax_problem(patch)}") from None
+    if operations is None:
+        return []
+    if not isinstance(operations, list):
+        raise CallFailed(said + wrong.format(go_type(operations), "Patch"))
+    found: list[Object] = [{} if each is None else each for each in operations]
+    for operation in found:
+        if not isinstance(operation, dict):
+            raise CallFailed(said + wrong.format(go_type(operation), "Operation"))
+    return found
 
 
 def check_same(call: Call, new: Any) -> None:
-    """A patched object is still of its kind and in its namespace. Errors: ApiError."""
+    """A patched object is still of its kind and in its namespace; what its fields cannot hold is
+    refused, and what is no field of it is dropped. Errors: ApiError."""
     resource = call.resource
     if not isinstance(new, dict):
         raise status.internal(no_object(new))
-    if not isinstance(new.get("metadata"), dict):
-        raise status.internal(f"the patched object is no {resource.kind}")
-    version, kind = str(new.get("apiVersion")), str(new.get("kind"))
+    version, kind = new.get("apiVersion") or resource.api_version, new.get("kind") or resource.kind
     if (version, kind) != (resource.api_version, resource.kind):
+        version, kind = str(version), str(kind)
+        if call.api.resources.of_kind(version, kind) is None:
+            raise status.internal(no_such_kind(version, kind))
         own = resource.group.partition(".")[0] or "core"
         raise status.ApiError(500, "", f"converting ({version.rpartition('/')[2]}.{kind}) to "
                               f"({own}.{resource.kind}): unknown conversion")
-    if resource.namespaced and new["metadata"].get("namespace") != call.namespace:
+    new["apiVersion"], new["kind"] = version, kind
+    settled(version, kind, new)
+    metadata = new.setdefault("metadata", {})
+    said = metadata.get("namespace")
+    if resource.namespaced and said != call.namespace and (said or call.operation != "CREATE"):
         raise status.bad_request("the namespace of the provided object does not match the "
                                  "namespace sent on the request")
+
+
+def settled(version: str, kind: str, obj: Object) -> None:
+    """As a decoder would have made it. Errors: 500."""
+    name = type_of_kind(version, kind)
+    if name is None or ok(name)(obj):
+        return
+    try:
+        settle(name, obj)
+    except IllTyped as error:
+        raise status.internal(str(error)) from None
 
 
 # --- validating ----------------------------------------------------------------------------------

@@ -189,13 +189,51 @@ def check_quota(errs: Errors, obj: Object, old: Object | None = None) -> None:
             invalid(errs, "spec.scopes", spec["scopes"], "unsupported scope")
         elif not _counts(scope, spec.get("hard", {})):
             invalid(errs, "spec.scopes", spec["scopes"], "unsupported scope applied to resource")
-    for pair in (("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")):
+    for pair in CONFLICTING:
         if set(pair) <= set(spec.get("scopes", ())):
             invalid(errs, "spec.scopes", spec["scopes"], "conflicting scopes")
+    if "scopeSelector" in spec:
+        _check_scope_selector(errs, spec, "spec.scopeSelector.matchExpressions")
     if old is not None and spec.get("scopes", []) != old.get("spec", {}).get("scopes", []):
         invalid(errs, "spec.scopes", spec.get("scopes"), "field is immutable")
 
 
+def _check_scope_selector(errs: Errors, spec: Object, path: str) -> None:
+    terms = spec["scopeSelector"].get("matchExpressions", ())
+    shown = {"MatchExpressions": [{"ScopeName": term.get("scopeName", ""), "Operator":
+                                   term.get("operator", ""), "Values": term.get("values")}
+                                  for term in terms]}
+    for term in terms:
+        scope, operator = term.get("scopeName", ""), term.get("operator", "")
+        values = term.get("values") or []
+        if scope not in SCOPES:
+            invalid(errs, f"{path}.scopeName", scope, "unsupported scope")
+        else:
+            for name in sorted(spec.get("hard", {})):
+                if name in COMPUTE and not _counts(scope, {name: ""}):
+                    invalid(errs, path, shown, "unsupported scope applied to resource")
+        if scope in SCOPES and scope not in VALUED and operator != "Exists":
+            invalid(errs, f"{path}.operator", operator, ONLY_EXISTS)
+        if operator in ("In", "NotIn"):
+            if not values:
+                required(errs, f"{path}.values", "must be at least one value when `operator` is "
+                         "'In' or 'NotIn' for scope selector")
+        elif operator not in ("Exists", "DoesNotExist"):
+            invalid(errs, f"{path}.operator", operator, "not a valid selector operator")
+        elif values:
+            invalid(errs, f"{path}.values", values, "must be no value when `operator` is 'Exist' "
+                    "or 'DoesNotExist' for scope selector")
+    found = {term.get("scopeName") for term in terms}
+    for pair in CONFLICTING:
+        if found.issuperset(pair):
+            invalid(errs, path, spec.get("scopes"), "conflicting scopes")
+
+
+VALUED = ("PriorityClass", "VolumeAttributesClass")      # scopes that are told apart by values
+CONFLICTING = (("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating"))
+ONLY_EXISTS = ("must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, "
+               "ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, "
+               "ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity")
 PODS = frozenset({"pods", "count/pods"})
 POD_COMPUTE = frozenset({"cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu",
                          "requests.memory"})

@@ -28,7 +28,7 @@ from kvcore.kube.validation.rules import (
     label_value,
 )
 
-__all__ = ["check_create", "check_selector", "check_update", "immutable"]
+__all__ = ["check_create", "check_label_key", "check_selector", "check_update", "immutable"]
 
 ANNOTATIONS_MAX = 256 * 1024
 IMMUTABLE = "field is immutable"
@@ -113,7 +113,7 @@ def _check_owners(errs: Errors, owners: list[Object], path: str) -> None:
     controller = ""
     for owner in owners:
         group, _, version = owner.get("apiVersion", "").rpartition("/")
-        if not version:
+        if not version or "/" in group:
             invalid(errs, f"{path}.apiVersion", owner.get("apiVersion", ""),
                     "version must not be empty")
         for key in ("kind", "name", "uid"):

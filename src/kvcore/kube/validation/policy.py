@@ -100,8 +100,8 @@ def _binding(errs: Errors, obj: Object, old: Object | None, kinds: tuple[str, ..
     for i, subject in enumerate(obj.get("subjects", ())):
         _subject(errs, subject, len(kinds) > 1, f"subjects[{i}]")
     if old is not None and ref != old.get("roleRef"):
-        invalid(errs, "roleRef", {"apiGroup": ref.get("apiGroup", ""),
-                                  "kind": ref.get("kind", ""), "name": name},
+        invalid(errs, "roleRef", {"APIGroup": ref.get("apiGroup", ""),
+                                  "Kind": ref.get("kind", ""), "Name": name},
                 "cannot change roleRef")
 
 

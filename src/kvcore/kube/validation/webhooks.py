@@ -7,6 +7,7 @@ util/webhook. May not know: requests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from kvcore.kube.validation.errors import (
@@ -17,8 +18,9 @@ from kvcore.kube.validation.errors import (
     invalid_each,
     not_supported,
     required,
+    too_many,
 )
-from kvcore.kube.validation.metadata import check_selector
+from kvcore.kube.validation.metadata import check_label_key, check_selector
 from kvcore.kube.validation.rules import label_1035, port_number, subdomain
 
 __all__ = ["check_webhooks"]
@@ -28,6 +30,7 @@ FAILURE, MATCH = ("Fail", "Ignore"), ("Equivalent", "Exact")
 EFFECTS = ("None", "NoneOnDryRun")
 SCOPES = ("*", "Cluster", "Namespaced")
 REINVOCATION = ("IfNeeded", "Never")
+CONDITIONS_MAX = 64
 
 
 def check_webhooks(errs: Errors, obj: Object, old: Object | None = None) -> None:
@@ -82,6 +85,25 @@ def _hook(errs: Errors, hook: Object, path: str) -> None:
     _client(errs, hook.get("clientConfig", {}), f"{path}.clientConfig")
     if hook.get("reinvocationPolicy", "Never") not in REINVOCATION:
         not_supported(errs, f"{path}.reinvocationPolicy", hook["reinvocationPolicy"], REINVOCATION)
+    _conditions(errs, hook.get("matchConditions", ()), f"{path}.matchConditions")
+
+
+def _conditions(errs: Errors, conditions: Sequence[Object], path: str) -> None:
+    """All but their expressions, which are CEL."""
+    if len(conditions) > CONDITIONS_MAX:
+        too_many(errs, path, len(conditions), CONDITIONS_MAX)
+    names: set[str] = set()
+    for i, condition in enumerate(conditions):
+        name = condition.get("name", "")
+        if not condition.get("expression", "").strip():
+            required(errs, f"{path}[{i}].expression")
+        if not name:
+            required(errs, f"{path}[{i}].name")
+            continue
+        check_label_key(errs, name, f"{path}[{i}].name")
+        if name in names:
+            duplicate(errs, f"{path}[{i}].name", name)
+        names.add(name)
 
 
 def _hook_rule(errs: Errors, rule: Object, path: str) -> None:
@@ -151,6 +173,13 @@ def _client(errs: Errors, config: Object, path: str) -> None:
         if not parts.netloc:
             invalid(errs, f"{path}.url", parts.netloc, "host must be specified; desired format: "
                     "https://host[/path]")
+        user, sign, _ = parts.netloc.rpartition("@")
+        for value, what in ((user or sign, "user information is"),
+                            (parts.fragment, "fragments are"),
+                            (parts.query, "query parameters are")):
+            if value:
+                invalid(errs, f"{path}.url", user if value == sign else value,
+                        f"{what} not permitted in the URL")
     if service is not None:
         # upstream hands the two over in the wrong order, and so tells the other one's name
         for key, told in (("namespace", "name"), ("name", "namespace")):
