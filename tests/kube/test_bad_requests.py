@@ -7,15 +7,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
 import pytest
 from kube_wires import H2, answer_of, connect, get
 
 import kvcore
-from kvcore.kube import serve
+from kvcore.kube import decode, patch, serve, validation
 from kvcore.kube.request import ADMIN, Request
 from kvcore.kube.server import Server
 
@@ -211,6 +213,17 @@ BAD: dict[str, Bad] = {
     "a slash in a name": Bad("POST", MAPS, b'{"metadata":{"name":"a/b"}}', JSON, 422, "Invalid"),
     "another namespace": Bad("POST", MAPS, b'{"metadata":{"name":"x","namespace":"kube-system"}}',
                              JSON, 400, "BadRequest", "does not match the namespace"),
+    # the old spelling of a watch is a path of any method
+    **{f"{method} of a watch": Bad(method, f"/api/v1/watch/namespaces/default/configmaps{name}",
+                                   b"{}", headers, 405, "MethodNotAllowed")
+       for method, name, headers in (("POST", "", JSON), ("PUT", "/there", JSON),
+                                     ("PATCH", "/there", MERGE), ("DELETE", "", JSON))},
+    "a watch of a part": Bad("GET", "/api/v1/watch/namespaces/default/pods/p/status", None, (), 404,
+                             "NotFound"),
+    "POST of a watch of nothing": Bad("POST", "/api/v1/watch/nope", b"{}", JSON, 404, "NotFound"),
+    "POST of a watch that is not allowed": Bad(
+        "POST", "/api/v1/watch/namespaces/default/secrets", b"{}", (*JSON, *ALICE), 403,
+        "Forbidden", 'cannot watch resource "secrets"', False),
     # parts
     "target of a binding": Bad("POST", f"{PODS}/p/binding", b'{"metadata":{"name":"p"},"target":5}',
                                JSON, 400, "BadRequest", "unmarshal number"),
@@ -258,6 +271,111 @@ def test_of_two_tokens_the_first_counts(api: Server, protocol: str) -> None:
     headers = (*JSON, *ALICE, ("authorization", "Bearer x"))
     code, who = ask(api, protocol, "POST", WHO, b"{}", headers, admin=False)
     assert code == 201 and who["status"]["userInfo"]["username"] == "alice"
+
+
+@pytest.mark.parametrize("method, url, begin, end, headers", [
+    ("POST", MAPS, b'{"metadata":{"name":"x"},"zz":', b"}", JSON),
+    ("POST", MAPS, b"metadata: {name: x}\nzz: ", b"", YAML),
+    ("PUT", f"{MAPS}/there", b'{"metadata":{"name":"there"},"zz":', b"}", JSON),
+    ("PATCH", f"{MAPS}/there", b'{"zz":', b"}", MERGE),
+    ("PATCH", f"{MAPS}/there", b'[{"op":"test","path":"/zz","value":', b"}]", PATCH),
+    ("DELETE", f"{MAPS}/there", b'{"zz":', b"}", JSON)])
+def test_levels_of_a_body(api: Server, method: str, url: str, begin: bytes, end: bytes,
+                          headers: Headers) -> None:
+    """250, and with a webhook's review around them they can still be written."""
+    around = 2 if begin[:1] == b"[" else 1
+    codes = [ask(api, "h2", method, f"{url}?dryRun=All" if method != "DELETE" else f"{url}x",
+                 begin + nested(levels - around) + end, headers)[0] for levels in (250, 251)]
+    assert codes[0] not in (400, 500) and codes[1] == 400, codes
+    deep = json.loads(nested(250))
+    assert orjson.dumps({"request": {"object": deep}}) and not decode.unwritable(deep)
+    assert "max depth" in decode.unwritable([deep])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("said, code", [
+    (("application/json", "text/plain"), 201), (("text/plain", "application/json"), 415),
+    (("application/yaml", "application/json"), 201), (("Application/JSON;charset=utf-8",), 201)])
+def test_of_two_content_types_the_first_counts(api: Server, protocol: str, said: tuple[str, ...],
+                                               code: int) -> None:
+    headers = tuple(("content-type", value) for value in said)
+    body = b"metadata: {name: x}" if "yaml" in said[0] else b'{"metadata":{"name":"x"}}'
+    answer = ask(api, protocol, "POST", f"{MAPS}?dryRun=All", body, headers)
+    assert answer[0] == code, answer
+
+
+@pytest.mark.parametrize("method, url, headers", [
+    ("POST", MAPS, JSON), ("PUT", f"{MAPS}/there", JSON), ("DELETE", f"{MAPS}/there", JSON),
+    ("DELETE", MAPS, JSON), ("PATCH", f"{MAPS}/there", MERGE), ("PATCH", f"{PODS}/p/status", PATCH),
+    ("POST", f"{PODS}/p/eviction", JSON), ("POST", REVIEW, JSON)])
+def test_a_large_body_is_read_in_a_thread(api: Server, monkeypatch: pytest.MonkeyPatch, method: str,
+                                          url: str, headers: Headers) -> None:
+    """Those who are served by the loop meanwhile do not wait for it."""
+    threads = []
+
+    def seen(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def reader(body: bytes) -> Any:
+            threads.append(threading.get_ident())
+            return read(body)
+        return reader
+    monkeypatch.setattr(decode, "syntax_problem", seen(decode.syntax_problem))
+    for kind, read in patch.PATCHES.items():
+        monkeypatch.setitem(patch.PATCHES, kind, seen(read))
+    body = b'{"a":"%b' % (b"x" * (200 << 10))
+    code, said = ask(api, "h2", method, url, body, headers)
+    assert (code, said["reason"]) == (400, "BadRequest"), said
+    assert len(threads) == 1 and threads[0] != api.replicas[0].thread.ident
+
+
+@pytest.mark.parametrize("method, url", [("POST", MAPS), ("PUT", f"{MAPS}/there"),
+                                         ("PUT", f"{PODS}/p/status")])
+def test_the_fields_of_a_large_body_are_looked_at_in_a_thread(
+        api: Server, monkeypatch: pytest.MonkeyPatch, method: str, url: str) -> None:
+    """Repeated and unknown ones make that slow. What is told of them is what is told of others."""
+    threads, told = [], []
+    strict = validation.strict_errors
+
+    def seen(*args: Any) -> list[str]:
+        threads.append(threading.get_ident())
+        told.append(strict(*args))
+        return told[-1]
+    monkeypatch.setattr(validation, "strict_errors", seen)
+    name = "p" if "/p/" in url else "there"
+    for filler in (1, 200 << 10):
+        body = (b'{"metadata":{"name":"%b","labels":{"a":"1","a":"2"}},"zz":"%b"}'
+                % (name.encode(), b"x" * filler))
+        code, said = ask(api, "h2", method, f"{url}?dryRun=All&fieldValidation=Strict", body)
+        assert code == 400 and said["message"].endswith(
+            'strict decoding error: duplicate field "metadata.labels.a", unknown field "zz"')
+    loop = api.replicas[0].thread.ident
+    assert len(told) == 2 and told[0] == told[1]
+    assert threads[0] == loop != threads[1]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_large_bodies_that_are_right(api: Server, protocol: str) -> None:
+    """What a thread has read is what the verb does."""
+    filler = json.dumps({"x": "y" * (200 << 10)})[1:-1].encode()
+    for method, url, body, headers in (
+            ("POST", MAPS, b'{"metadata":{"name":"large"},"data":{%b}}' % filler, JSON),
+            ("PATCH", f"{MAPS}/large", b'{"metadata":{"labels":{"a":"b"}},"data":{%b}}' % filler,
+             MERGE),
+            ("PUT", f"{MAPS}/large", b'{"metadata":{"name":"large","labels":{"a":"c"}},'
+             b'"data":{%b}}' % filler, JSON)):
+        code, made = ask(api, protocol, method, url, body, headers)
+        assert code in (200, 201) and len(made["data"]["x"]) == 200 << 10, made
+    assert made["metadata"]["labels"] == {"a": "c"}
+    code, said = ask(api, protocol, "DELETE", f"{MAPS}/large", b'{"preconditions":{"uid":"x"},%b}'
+                     % filler)
+    assert code == 409, said
+    uid = made["metadata"]["uid"].encode()
+    for path in ("/large", "?labelSelector=a%3Dc"):
+        code, said = ask(api, protocol, "DELETE", f"{MAPS}{path}",
+                         b'{"dryRun":["All"],"preconditions":{"uid":"%b"},%b}' % (uid, filler))
+        assert code == 200, said
+        assert ask(api, protocol, "GET", f"{MAPS}/large")[0] == 200
+    assert ask(api, protocol, "DELETE", f"{MAPS}/large", b"{%b}" % filler)[0] == 200
+    assert ask(api, protocol, "GET", f"{MAPS}/large")[0] == 404
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -350,3 +468,90 @@ def test_a_large_body_is_read_beside_the_loop(api: Server) -> None:
         return task.result().code, turns
     code, turns = api.run(both())
     assert code == 201 and turns > 20
+
+
+def own(kind: str, name: str, rest: str) -> bytes:
+    return (f'{{"apiVersion":"v1","kind":"{kind}","metadata":{{"name":"{name}",'
+            f'"namespace":"default","uid":"u"}},{rest}}}').encode()
+
+
+# What lies in the store -> what the refusal says of it.
+STORED = {
+    "garbage": (b"\xff\x00", ""), "text": (b"nonsense", ""), "nothing": (b"", ""),
+    "an envelope of nothing": (b"k8s\0garbage", ""), "a list": (b"[]", "no Kubernetes object"),
+    "no object": (b'{"a":1}', "no Kubernetes object"),
+    "no metadata": (b'{"apiVersion":"v1","kind":"Pod"}', "no Kubernetes object"),
+    "metadata": (b'{"apiVersion":"v1","kind":"Pod","metadata":5}', "no Kubernetes object"),
+    "labels": (b'{"apiVersion":"v1","kind":"Pod","metadata":{"name":"f","labels":7}}',
+               "cannot unmarshal number into Go struct field ObjectMeta.metadata.labels"),
+    "spec": (own("Pod", "f", '"spec":"x"'),
+             "cannot unmarshal string into Go struct field Pod.spec"),
+    "status": (own("Pod", "f", '"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"}]},'
+                   '"status":[1]'), "cannot unmarshal array into Go struct field Pod.status"),
+}
+CHANGES: dict[str, tuple[str, str, bytes | None, Headers]] = {
+    "PUT": ("PUT", "", b'{"metadata":{"name":"f"},"spec":{"nodeName":"n","containers":['
+            b'{"name":"c","image":"i"}]}}', JSON),
+    "PUT status": ("PUT", "/status", b'{"metadata":{"name":"f"},"status":{"phase":"Running"}}',
+                   JSON),
+    "merge": ("PATCH", "", b'{"metadata":{"annotations":{"a":"b"}}}', MERGE),
+    "JSON patch": ("PATCH", "", b"[]", PATCH),
+    "DELETE": ("DELETE", "", None, ()),
+    "bind": ("POST", "/binding", b'{"metadata":{"name":"f"},"target":{"name":"n"}}', JSON),
+    "evict": ("POST", "/eviction", b'{"metadata":{"name":"f"}}', JSON),
+}
+# Changes for which it does not matter what a part of the stored object is.
+DONE = {("labels", "PUT"), ("labels", "DELETE"), ("labels", "bind"), ("spec", "PUT status"),
+        ("status", "PUT status"), ("status", "bind")}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", STORED)
+def test_a_change_of_what_is_no_object(api: Server, name: str, change: str) -> None:
+    """Refused in words that name the key and the reason; others are not concerned."""
+    stored, why = STORED[name]
+    method, part, body, headers = CHANGES[change]
+    api.store.put(b"/registry/pods/default/f", stored)
+    before = api.store.revision
+    code, said = ask(api, "h2", method, f"{PODS}/f{part}", body, headers)
+    if code != 500:
+        assert (name, change) in DONE, said
+    else:
+        assert said["reason"] == "InternalError" and said["message"].startswith(
+            "Internal error occurred: unable to decode the object stored at "
+            "/registry/pods/default/f: "), said
+        assert why in said["message"] and api.store.revision == before, said
+        assert ask(api, "h2", "POST", PODS, b'{"metadata":{"name":"f"},"spec":{"containers":['
+                   b'{"name":"c","image":"i"}]}}')[1]["reason"] == "AlreadyExists"
+    api.store.delete(b"/registry/pods/default/f")
+    code, said = ask(api, "h2", "PATCH", f"{PODS}/p", b"{}", MERGE)
+    assert code == 200, said
+
+
+@pytest.mark.parametrize("name, stored, why", [
+    ("spoilt1", own("Namespace", "spoilt1", '"spec":{},"status":5'),
+     "json: cannot unmarshal number into Go struct field Namespace.status of type "
+     "v1.NamespaceStatus"),
+    ("spoilt2", own("Namespace", "spoilt2", '"spec":{},"status":{"phase":[]}'),
+     "cannot unmarshal array into Go struct field NamespaceStatus.status.phase"),
+    ("spoilt3", own("Namespace", "spoilt3", '"spec":"x"'), "Namespace.spec"),
+    ("spoilt4", b'{"apiVersion":"v1","kind":"Namespace","metadata":7}', "no Kubernetes object")])
+def test_a_namespace_of_wrong_types(api: Server, name: str, stored: bytes, why: str) -> None:
+    """Creates in it are refused as upstream refuses them, and it can be made good again."""
+    key = f"/registry/namespaces/{name}".encode()
+    for known in (False, True):
+        if known:
+            make(api, "/api/v1/namespaces", {"metadata": {"name": name}})
+            make(api, f"/api/v1/namespaces/{name}/configmaps", {"metadata": {"name": "x"}})
+        api.store.put(key, stored)
+        for body, url in ((b'{"metadata":{"name":"y"}}', "configmaps"),
+                          (b'{"metadata":{"name":"y"},"spec":{"containers":[{"name":"c",'
+                           b'"image":"i"}]}}', "pods")):
+            code, said = ask(api, "h2", "POST", f"/api/v1/namespaces/{name}/{url}", body)
+            assert (code, said["reason"]) == (500, "InternalError"), said
+            assert why in said["message"] and key.decode() in said["message"], said
+        code, said = ask(api, "h2", "GET", f"/api/v1/namespaces/{name}")
+        assert code == 500 and why in said["message"], said
+        make(api, MAPS, {"metadata": {"generateName": "fine-"}})
+        api.store.delete(key)
+        assert ask(api, "h2", "GET", "/api/v1/namespaces")[0] == 200

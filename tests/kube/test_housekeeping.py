@@ -286,20 +286,19 @@ def test_what_fails_at_the_beginning_is_tried_again(monkeypatch: pytest.MonkeyPa
               and stored(kube, "configmaps", "n", "kube-root-ca.crt"))
 
 
-def test_a_watch_whose_past_is_compacted() -> None:
+def test_a_watch_whose_past_is_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Housekeeping looks at everything as it is now, and goes on."""
+    monkeypatch.setattr(housekeeping, "FIRST_PAUSE", 0)
     store = kvcore.open()
     with Kube(store) as kube:                  # without housekeeping
         keeper = Housekeeping(kube.api)
-        tasks = [keeper._follow(keeper._namespaces, 1), keeper._restore(keeper._accounts, 1)]
         kube.make(NAMESPACES, {"metadata": {"name": "n"}})
         kube.make(NAMESPACES, {"metadata": {"name": "m"}})
         kube.make(MAPS, config_map("c"))
         store.compact(store.revision)
 
         async def begin() -> None:
-            for task in tasks:
-                keeper._run(task)
+            keeper._begin(1)
         kube.run(begin())
         for name in ("n", "m"):
             until(kube, lambda name=name: stored(  # type: ignore[misc]
@@ -368,6 +367,85 @@ def finalizers(kube: Kube) -> list[str]:
     assert found is not None
     names: list[str] = orjson.loads(found.value)["spec"].get("finalizers", [])
     return names
+
+
+class Watched:
+    """A store that remembers its watches, and can be told to refuse some."""
+
+    def __init__(self, store: kvcore.Store) -> None:
+        self._store, self.watches, self.refuse = store, list[Any](), 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def watch(self, **options: Any) -> Any:
+        if self.refuse:
+            self.refuse -= 1
+            raise kvcore.errors.StorageError("not now")
+        self.watches.append(self._store.watch(**options))
+        return self.watches[-1]
+
+
+@pytest.mark.parametrize("refused", [0, 2])
+def test_watches_that_end_begin_anew(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
+    """What happens meanwhile is not missed, nor what happens afterwards."""
+    monkeypatch.setattr(housekeeping, "FIRST_PAUSE", 0)
+    with replicas(1) as (kube,):
+        keeper, store = kube.api.housekeeping, Watched(kube.store)
+        assert keeper is not None
+        kube.run(keeper.stop())
+        monkeypatch.setattr(kube.api, "store", store)
+        kube.run(keeper.start())
+        kube.run(asyncio.sleep(0))
+        assert len(store.watches) == 3
+        for watch in store.watches:
+            watch.cancel()
+        store.refuse = refused
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        until(kube, lambda: stored(kube, "serviceaccounts/n/default"))
+        until(kube, lambda: stored(kube, "configmaps/n/kube-root-ca.crt"))
+
+        async def again() -> None:
+            while len(store.watches) < 6:
+                await asyncio.sleep(0)
+        kube.run(asyncio.wait_for(again(), 20))
+        assert keeper.restarts == 3 + refused
+        kube.call("DELETE", f"{N}/serviceaccounts/default")
+        until(kube, lambda: stored(kube, "serviceaccounts/n/default"))
+        kube.make(NAMESPACES, {"metadata": {"name": "m"}})
+        until(kube, lambda: stored(kube, "serviceaccounts/m/default"))
+
+
+def test_the_end_of_a_namespace_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch that waits for the last object ends; the namespace goes all the same."""
+    monkeypatch.setattr(housekeeping, "FIRST_PAUSE", 0)
+    with replicas(1) as (kube,):
+        store = Watched(kube.store)
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        kube.make(MAPS, config_map("held", finalizers=["mine/x"]))
+        monkeypatch.setattr(kube.api, "store", store)
+        store.refuse = 2
+        kube.call("DELETE", N)
+
+        async def waits() -> None:
+            while not store.watches:
+                await asyncio.sleep(0)
+        kube.run(asyncio.wait_for(waits(), 20))
+        kube.call("PATCH", f"{MAPS}/held", {"metadata": {"finalizers": None}}, patch="merge")
+        until(kube, lambda: not stored(kube, "namespaces/n"))
+
+
+def test_foreign_bytes_in_a_namespace_that_ends() -> None:
+    """They stay, and so does the namespace; when they are gone it goes."""
+    with replicas(1) as (kube,):
+        kube.make(NAMESPACES, {"metadata": {"name": "n"}})
+        kube.store.put(b"/registry/pods/n/foreign", b"\xff\x00")
+        kube.make(MAPS, config_map("a"))
+        kube.call("DELETE", N)
+        until(kube, lambda: not stored(kube, "configmaps/n/a"))
+        assert stored(kube, "pods/n/foreign") and stored(kube, "namespaces/n")
+        kube.store.delete(b"/registry/pods/n/foreign")
+        until(kube, lambda: not stored(kube, "namespaces/n"))
 
 
 def test_a_start_that_fails_leaves_nothing() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from cache_world import PODS, kube, run
 from hypothesis import given
 from hypothesis import strategies as st
+from kube_server import CONFIG_MAPS, DEPLOYMENTS, Kube, config_map, deployment
 
 from kvcore.kube.metrics import CONTENT_TYPE, Counter, Histogram, Metrics
 
@@ -85,6 +87,35 @@ def test_what_a_server_counts() -> None:
             assert of("apiserver_longrunning_requests", **request, verb="WATCH",
                       scope="cluster") == 0
     run(main)
+
+
+@pytest.mark.parametrize("layout", ["grouped", "kubernetes"])
+def test_writes_of_the_store_are_counted(layout: str) -> None:
+    """Under upstream's operations, each attempt once; a dry run, and what changes nothing, never.
+    """
+    with Kube(key_layout=layout) as kube:
+        def counts(group: str, plural: str) -> list[int]:
+            return [kube.api.metrics.store.count((operation, group, plural))
+                    for operation in ("create", "update", "delete")]
+
+        services = "/api/v1/namespaces/default/services"
+        for url, group, plural, body in (
+                (CONFIG_MAPS, "", "configmaps", config_map("a")),
+                (DEPLOYMENTS, "apps", "deployments", deployment("a")),
+                (services, "", "services", {"metadata": {"name": "a"}, "spec": {
+                    "ports": [{"port": 80}]}})):
+            assert kube.call("POST", f"{url}?dryRun=All", body).code == 201
+            assert counts(group, plural) == [0, 0, 0]
+            kube.make(url, body)
+            assert kube.call("POST", url, body).code == 409
+            assert counts(group, plural) == [2, 0, 0]
+            for label in ("x", "x", "y"):
+                assert kube.call("PATCH", f"{url}/a", {"metadata": {"labels": {"a": label}}},
+                                 patch="merge").code == 200
+            assert counts(group, plural) == [2, 2, 0]
+            assert kube.call("DELETE", f"{url}/a").code == 200
+            assert counts(group, plural) == [2, 2, 1]
+        assert kube.api.metrics.store.sum(("create", "", "services")) > 0
 
 
 @given(st.lists(st.floats(0, 20), max_size=50))

@@ -12,6 +12,8 @@ import pytest
 from secured import RBAC, ask, made, named, role_ref, rule, server, subject
 
 import kvcore
+from kvcore.errors import StorageError
+from kvcore.kube import aggregation, status
 from kvcore.kube.aggregation import aggregate_once, keep_aggregated
 from kvcore.kube.api import Api
 from kvcore.kube.authorization import Authorizer, check_escalation
@@ -199,6 +201,28 @@ def test_stored_rules_of_aggregated_roles_follow() -> None:
             assert await aggregate_once(api) == 0        # and then it rests
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+    run(lives())
+
+
+def test_aggregation_survives_what_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that begins anew, or a write that fails, is not its end."""
+    failures, looks = [status.too_many_requests("not now"), StorageError("no")], asyncio.Event()
+
+    async def failing(api: Api) -> int:
+        if failures:
+            raise failures.pop()
+        looks.set()
+        return await aggregate_once(api)
+
+    async def lives() -> None:
+        async with server() as api:
+            task = asyncio.create_task(keep_aggregated(api))
+            await asyncio.wait_for(looks.wait(), 20)
+            assert not failures and not task.done()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    monkeypatch.setattr(aggregation, "AGAIN_SECONDS", 0, raising=False)
+    monkeypatch.setattr(aggregation, "aggregate_once", failing)
     run(lives())
 
 

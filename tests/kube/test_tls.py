@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
@@ -18,6 +19,7 @@ from kube_wires import PATIENCE, connect, get
 
 import kvcore
 from kvcore.kube import serve
+from kvcore.kube.server import warn_of_ends
 from kvcore.kube.tls import Pki, client_context, names_of, server_context, write_whole
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -60,6 +62,31 @@ def test_leaves_are_renewed_before_they_end(tmp_path: Path) -> None:
     later = Pki.in_directory(tmp_path, now=NOW + timedelta(days=336))
     assert later.made == ["apiserver", "admin"] and serials(later)[0] == serials(first)[0]
     assert Pki.in_directory(tmp_path, now=NOW + timedelta(days=336)).made == []
+
+
+def test_ends_are_told_before_they_come(caplog: pytest.LogCaptureFixture) -> None:
+    """Once a day, and for whoever watches the metrics."""
+    made = Pki.make()
+    start = made.server.certificate.not_valid_after_utc.timestamp() - 31 * 86_400
+    clock, waits = [start], list[float]()
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        clock[0] += seconds
+        if len(waits) == 4:
+            raise asyncio.CancelledError
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(warn_of_ends(made, lambda: clock[0], sleep))
+    said = [r.getMessage() for r in caplog.records if "end soon" in r.getMessage()]
+    end = made.server.certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert waits == [86_400.0] * 4 and len(said) == 2
+    assert all(text.endswith(f"renew them: apiserver ends {end}, admin ends {end}")
+               for text in said)
+    with kvcore.open() as store, serve(store) as api, \
+            connect(api.port, client=api.pki.admin, authority=api.pki) as sock:
+        text = get(sock, "/metrics")[1].decode()
+        for name, at in api.pki.ends.items():
+            assert f'certificate_end_seconds{{certificate="{name}"}} {at.timestamp():.0f}\n' in text
 
 
 def test_a_ca_that_ends_takes_everything_along(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import http.client
+import json
 import stat
 from collections.abc import Coroutine
 from pathlib import Path
@@ -17,10 +19,13 @@ import orjson
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from kube_wires import answer_of, connect, get
 from secured import KEY, START, Clock, ask, made, named, server
 
-from kvcore.kube import tokens
+import kvcore
+from kvcore.kube import serve, tokens
 from kvcore.kube.request import Request, User
+from kvcore.kube.tls import Issued
 from kvcore.kube.tokens import ISSUER, Refused, ServiceAccountTokens, key_at, make_key
 
 Object = dict[str, Any]
@@ -509,3 +514,58 @@ def test_public_keys_as_a_key_set(ours: ServiceAccountTokens, account: Object) -
     assert jwt.decode(token, key, ["ES256"], options={"verify_exp": False}, audience=ISSUER,
                       issuer=ISSUER)["sub"] == "system:serviceaccount:n1:a"
     assert b'"d"' not in ours.jwks()
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_server_publishes_its_issuer(replicas: int) -> None:
+    """What an OpenID Connect client needs to verify a service account's token by itself."""
+    with kvcore.open() as store, serve(store, replicas=replicas) as api:
+        admin = api.pki.admin
+
+        def asked(path: str, method: str = "GET", token: str = "", client: Issued | None = admin
+                  ) -> tuple[http.client.HTTPResponse, Any]:
+            with connect(api.port, client=client, authority=api.pki) as sock:
+                header = f"Authorization: Bearer {token}\r\n" if token else ""
+                body = b'{"spec":{}}' if method == "POST" else b""
+                sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: elsewhere\r\n{header}"
+                             f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                answer = answer_of(sock, method)
+                return answer, json.loads(answer.read())
+        answer, made = asked("/api/v1/namespaces/default/serviceaccounts/default/token", "POST")
+        assert answer.status == 201
+        token = made["status"]["token"]
+        for slash in ("", "/"):
+            answer, said = asked(f"/.well-known/openid-configuration{slash}", token=token,
+                               client=None)
+            assert answer.status == 200
+            assert answer.headers["Content-Type"] == "application/json"
+            assert answer.headers["Cache-Control"] == "public, max-age=3600"
+            assert said == {
+                "issuer": ISSUER, "jwks_uri": f"{api.url}/openid/v1/jwks",
+                "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["ES256"]}
+            path = said["jwks_uri"].removeprefix(api.url)
+            answer, keys = asked(f"{path}{slash}", token=token, client=None)
+            assert answer.status == 200
+            assert answer.headers["Content-Type"] == "application/jwk-set+json"
+            assert [*keys["keys"][0]] == ["use", "kty", "kid", "crv", "alg", "x", "y"]
+            key, = jwt.PyJWKSet.from_dict(keys).keys
+            assert jwt.decode(token, key, said["id_token_signing_alg_values_supported"],
+                              audience=ISSUER, issuer=said["issuer"])["sub"] == \
+                "system:serviceaccount:default:default"
+            assert asked(path + slash, client=None)[0].status == 403
+            assert asked(path + slash, "POST")[0].status == 405
+        assert asked("/openid/v1")[0].status == 404
+
+
+def test_nothing_is_published_of_an_issuer_that_is_no_url() -> None:
+    with kvcore.open() as store, serve(store, service_account_issuer="me") as api, \
+            connect(api.port, client=api.pki.admin, authority=api.pki) as sock:
+        assert get(sock, "/openid/v1/jwks")[0] == 404
+
+
+def test_an_rsa_key_as_upstream_shows_it() -> None:
+    accounts = ServiceAccountTokens([RSA], lambda *asked: None)
+    shown, = json.loads(accounts.jwks())["keys"]
+    assert [*shown] == ["use", "kty", "kid", "alg", "n", "e"] and shown["e"] == "AQAB"
+    assert b'["RS256"]' in accounts.discovery("https://x:1")

@@ -52,6 +52,8 @@ FLAGS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("client-ca-file", {"metavar": "FILE", "help": "further CAs of client certificates, PEM"}),
     ("client-crl-file", {"metavar": "FILE", "help": "revoked client certificates, PEM"}),
     ("token-auth-file", {"metavar": "FILE", "help": "static bearer tokens, CSV"}),
+    ("audit-log-path", {"metavar": "FILE",
+                        "help": "a line for each request, its metadata; -: standard output"}),
     ("authorization-mode", {"default": "RBAC", "metavar": "NAME,...",
                             "help": "who may do what: RBAC, AlwaysAllow (default RBAC)"}),
     ("anonymous-auth", {"default": "true", "choices": ("true", "false"),

@@ -12,6 +12,8 @@ May not know: HTTP.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 import orjson
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["aggregate_once", "keep_aggregated"]
 
+_log = logging.getLogger("kvcore.kube")
+
+AGAIN_SECONDS = 1.0
 FOREVER = 3600.0                 # seconds between two looks that nothing asked for
 
 
@@ -40,6 +45,11 @@ async def keep_aggregated(api: Api) -> None:
                 await aggregate_once(api)
                 await watcher.wait(FOREVER)
                 watcher.take()
+        except Exception as error:            # the caches begin anew, a write failed
+            if api.store.closed:
+                return
+            _log.warning("aggregated roles are looked at again: %s", error)
+            await asyncio.sleep(AGAIN_SECONDS)
         finally:
             cacher.close(watcher)
 

@@ -28,14 +28,15 @@ from kvcore import Store
 from kvcore.errors import ClosedError, NoSpaceError, RequestTooLargeError
 from kvcore.kube import meta, status
 from kvcore.kube.admission import Chain
+from kvcore.kube.audit import AuditLog, Trail, audited
 from kvcore.kube.authorization import named
 from kvcore.kube.caching import Policy
 from kvcore.kube.call import Call, Object, Options
-from kvcore.kube.changing import patch, update
+from kvcore.kube.changing import patch, read_patch, update
 from kvcore.kube.codec import CODECS
 from kvcore.kube.create import create, finish
-from kvcore.kube.decode import YAML, decode_body, repeated_keys
-from kvcore.kube.deletion import delete, delete_collection
+from kvcore.kube.decode import YAML, decode_body, media_of, repeated_keys
+from kvcore.kube.deletion import DeleteOptions, delete, delete_collection
 from kvcore.kube.feed import Feed
 from kvcore.kube.housekeeping import Housekeeping
 from kvcore.kube.keys import KeyLayout
@@ -55,6 +56,7 @@ from kvcore.kube.resources import Resource, Resources
 from kvcore.kube.reviews import KINDS, REVIEWS
 from kvcore.kube.storage import EventLease, ObjectStore
 from kvcore.kube.subresources import SUBRESOURCES, bind
+from kvcore.kube.validation import check_fields
 from kvcore.kube.watching import watch
 
 if TYPE_CHECKING:
@@ -71,7 +73,6 @@ VERBS: dict[str, Verb] = {
     "patch": patch, "delete": delete, "deletecollection": delete_collection}
 LARGE_BODY = 128 * 1024              # bytes of a body that is not read in the event loop
 LARGE_AT_ONCE = 2
-READ_APART = frozenset({"create", "update"})
 KINDS_SENT = {"binding": "Binding", "eviction": "Eviction", "scale": "Scale",
               "token": "TokenRequest"}
 ON_COLLECTIONS = frozenset({"create", "list", "watch", "deletecollection"})
@@ -83,7 +84,8 @@ class Api:
     """All verbs over one store. `await start()` first, `await stop()` last.
 
     Args: housekeeping: whether this one makes the system's namespaces, empties those that are
-    deleted, and gives each its ServiceAccount and the cluster's CA (`ca`, PEM).
+    deleted, and gives each its ServiceAccount and the cluster's CA (`ca`, PEM). audit: where
+    requests are logged.
     """
 
     def __init__(self, store: Store, *, key_layout: Any = "grouped", storage_codec: str = "json",
@@ -92,14 +94,14 @@ class Api:
                  policy: Policy = "incremental",
                  clock: Callable[[], float] = time.monotonic,
                  now: Callable[[], float] = time.time,
-                 housekeeping: bool = True, ca: str = "") -> None:
+                 housekeeping: bool = True, ca: str = "", audit: AuditLog | None = None) -> None:
         if storage_codec not in CODECS:
             raise ValueError(f"storage_codec must be one of {', '.join(CODECS)}, "
                              f"got {storage_codec!r}")
         self.store, self.codec = store, CODECS[storage_codec]
         self.layout = KeyLayout(key_layout)
         self.resources = resources or Resources()
-        self.objects = ObjectStore(store)
+        self.objects = ObjectStore(store, observe=self._wrote)
         self.event_lease = EventLease(store, clock)
         self.feed = Feed(store, self.layout, capacity=capacity, capacities=capacities,
                          policy=policy)
@@ -110,11 +112,16 @@ class Api:
         self.housekeeping = Housekeeping(self, ca) if housekeeping else None
         for review in KINDS:
             self.resources.add(review)
+        self.audit = audit
+        self.certificates: dict[str, float] = {}        # when the server's end, set by it
+        self.url = ""                                   # where clients find it, set by a server
         self.security: Security | None = None          # set by kvcore.kube.security.secure
         self.authenticate: Callable[[Request], User] = lambda request: ANONYMOUS
         self.authorize: Callable[[User, Target], None] = lambda user, target: None
 
     async def start(self) -> None:
+        if self.audit is not None:
+            self.audit.open()
         self.feed.start()
         try:
             await self.admission.start(self)
@@ -129,13 +136,21 @@ class Api:
             await self.housekeeping.stop()
         await self.admission.stop()
         await self.feed.stop()
+        if self.audit is not None:
+            self.audit.close()
 
     async def handle(self, request: Request) -> Answer:
         """Never raises, but for CancelledError: what goes wrong is a Status answer."""
+        if self.audit is not None:
+            return await audited(self, self.audit, request)
+        return await self.answer(request, parse_target(request))
+
+    async def answer(self, request: Request, target: Target, trail: Trail | None = None) -> Answer:
+        """As `handle`, and leaves a trail for the audit log."""
         warnings: Texts = []
-        before, target = time.perf_counter(), parse_target(request)
+        before = time.perf_counter()
         try:
-            answer = await self._serve(request, target, warnings)
+            answer = await self._serve(request, target, warnings, trail)
         except status.ApiError as error:
             answer = refusal(error)
         except Exception as error:
@@ -148,10 +163,16 @@ class Api:
             request.query.get("dryRun") == "All", answer.code, time.perf_counter() - before)
         return answer
 
-    async def _serve(self, request: Request, target: Target, warnings: Texts) -> Answer:
-        user = request.user or self.authenticate(request)
+    async def _serve(self, request: Request, target: Target, warnings: Texts,
+                     trail: Trail | None) -> Answer:
+        user = request.user or self.authenticate(request) if trail is None else \
+            self._known(request, trail)
         selected = request.query.get("fieldSelector")
-        self.authorize(user, named(target, selected) if selected else target)
+        asked = named(target, selected) if selected else target
+        if trail is None:
+            self.authorize(user, asked)
+        else:
+            self._allowed(user, asked, trail)
         if not target.is_resource:
             return self._plain(target)
         resource = self.resources.of_path(target.group, target.version, target.resource)
@@ -163,21 +184,36 @@ class Api:
                     target.namespace if resource.namespaced else "", target.name,
                     options=Options.of(request.query, options) if options else Options(),
                     warnings=warnings)
+        if trail is not None:
+            trail.call = call
+        if target.verb == "watch" and request.method not in ("GET", "HEAD"):
+            raise status.method_not_allowed()           # /api/v1/watch/... is a path of any method
         if len(request.body) > LARGE_BODY and target.verb in READ_APART:
-            await self._read_apart(call)
+            async with self._large_bodies:
+                await asyncio.to_thread(READ_APART[target.verb], call)
         return await _to_the_end(verb, call)
 
-    async def _read_apart(self, call: Call) -> None:
-        """The object of a large body, read in a thread: nobody else waits for it."""
-        headers, kind = call.request.headers, KINDS_SENT.get(call.subresource, call.resource.kind)
+    def _known(self, request: Request, trail: Trail) -> User:
+        """Who asks; the trail has it also if they may not be who they want to be."""
+        try:
+            trail.user = request.user or self.authenticate(request)
+        except status.ApiError as error:
+            trail.user = error.user
+            if error.code == 403:
+                trail.allowed = False
+            raise
+        return trail.user
 
-        def read() -> tuple[Object, Texts | None]:
-            body, said = call.request.body, headers.get("content-type", "")
-            obj = decode_body(body, said, kind)
-            return obj, repeated_keys(body) if said.startswith(YAML) else None
-
-        async with self._large_bodies:
-            call.object, call.repeated = await asyncio.to_thread(read)
+    def _allowed(self, user: User, target: Target, trail: Trail) -> None:
+        try:
+            self.authorize(user, target)
+            trail.allowed = True
+        except status.ApiError:
+            trail.allowed = False
+            raise
+        finally:
+            if self.security is not None:
+                trail.reason = self.security.authorizer.decide(user, target).reason
 
     def _verb(self, resource: Resource, target: Target) -> Verb:
         """What serves a target; its name and namespace can be parts of a key.
@@ -201,6 +237,8 @@ class Api:
                 raise status.method_not_allowed()
             verb: Verb | None = review
         elif target.subresource:
+            if target.verb == "watch":                  # only the old spelling can say this
+                raise status.no_such_path()
             verbs = SUBRESOURCES.get(target.subresource)
             if verbs is None or target.subresource not in resource.subresources:
                 raise status.no_such_path()
@@ -228,7 +266,17 @@ class Api:
             return Answer(200, b"ok", "text/plain")
         if target.path == "/metrics":
             return Answer(200, render(self), CONTENT_TYPE)
+        published = self.security and self.security.published(target.path, self.url)
+        if published:
+            if target.verb != "get":
+                raise status.method_not_allowed()
+            return published
         raise status.no_such_path()
+
+    def _wrote(self, operation: str, key: bytes, seconds: float) -> None:
+        resource = self.layout.resource_of(key)
+        if resource is not None:
+            self.metrics.of_store(operation, resource, seconds)
 
     def _unexpected(self, error: Exception, request: Request) -> status.ApiError:
         if isinstance(error, RequestTooLargeError):
@@ -307,6 +355,31 @@ class Api:
         self._verb(resource, target)
         return Call(self, Request("", "", query or {}), target, resource, user, "CREATE",
                     namespace if resource.namespaced else "", name)
+
+
+def _read_object(call: Call) -> None:
+    """What a body says, and whether its fields are known, of a call whose own thread shall not
+    wait for that."""
+    body, said = call.request.body, call.request.headers.get("content-type", "")
+    kind = KINDS_SENT.get(call.subresource, call.resource.kind)
+    call.object = decode_body(body, said, kind)
+    call.repeated = repeated_keys(body) if media_of(said) == YAML else None
+    if kind == call.resource.kind and kind != "Binding":
+        check_fields(call)
+        call.checked = True
+
+
+def _read_patch(call: Call) -> None:
+    call.parsed = read_patch(call)
+
+
+def _read_delete(call: Call) -> None:
+    call.parsed = DeleteOptions.read(call)
+
+
+READ_APART: dict[str, Callable[[Call], None]] = {
+    "create": _read_object, "update": _read_object, "patch": _read_patch, "delete": _read_delete,
+    "deletecollection": _read_delete}
 
 
 async def _to_the_end(verb: Verb, call: Call) -> Answer:

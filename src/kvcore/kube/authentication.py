@@ -71,7 +71,11 @@ class Authenticator:
         user = self._user(request)
         for name in request.headers:
             if name.startswith("impersonate-"):
-                return impersonated(user, request.headers, self._authorizer)
+                try:
+                    return impersonated(user, request.headers, self._authorizer)
+                except status.ApiError as error:
+                    error.user = user
+                    raise
         return user
 
     def _user(self, request: Request) -> User:

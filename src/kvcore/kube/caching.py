@@ -31,7 +31,7 @@ from typing import Literal
 from kvcore import Event, KeyValue, Store, WatchCache
 from kvcore.errors import CompactedError
 from kvcore.kube import status
-from kvcore.kube.entry import Change, Entry
+from kvcore.kube.entry import NOT_READABLE, Change, Entry, why_damaged
 from kvcore.kube.resources import Resource
 from kvcore.kube.selectable import field_index
 from kvcore.kube.watcher import Watcher
@@ -388,4 +388,31 @@ def damage(key: bytes, why: str) -> status.ApiError:
     """500 about what lies at a key."""
     return status.internal(f"unable to decode the object stored at {key.decode(errors='replace')}: "
                            f"{why}")
+
+
+class Blame:
+    """`with Blame(store, key)`: what goes wrong inside because of what is stored there is told as
+    500 about that, in whatever way it went wrong: nobody looks at stored objects twice just in
+    case. Cost: 0.3 us. Errors: ApiError 500."""
+
+    __slots__ = ("store", "key")
+
+    def __init__(self, store: Store, key: bytes) -> None:
+        self.store, self.key = store, key
+
+    def __enter__(self) -> None:
+        """Nothing to be done before."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or not isinstance(error, (status.ApiError, *CONFUSED)):
+            return
+        if isinstance(error, status.ApiError) and error.code not in (422, 500):
+            return
+        found = self.store.get(self.key)
+        if found is not None and (why := why_damaged(found.value)):
+            raise damage(self.key, why) from error
+
+
+# What code raises that was promised an object.
+CONFUSED = (*NOT_READABLE, AttributeError, LookupError)
 

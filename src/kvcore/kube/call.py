@@ -93,6 +93,8 @@ class Call:
     revision: int = 0
     generated: bool = False
     repeated: list[str] | None = None       # keys that a YAML body gives twice, if it is known
+    checked: bool = False                   # the object's fields are settled already
+    parsed: Any = None                      # a patch or DeleteOptions that a thread has read
     sent_spec: bytes = b""                  # of a new pod, as JSON; none: nobody may remember it
     known_spec: bytes | None = None         # what defaulting makes of it, if that is known
     admission: Review | None = None         # what admission remembers of this call

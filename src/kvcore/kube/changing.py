@@ -38,6 +38,7 @@ from kvcore import KeyValue
 from kvcore.kube import create as creating
 from kvcore.kube import meta, status, views
 from kvcore.kube.authorization import check_escalation
+from kvcore.kube.caching import Blame
 from kvcore.kube.call import Call, Object
 from kvcore.kube.codec import canonical, json_of, object_of, with_version
 from kvcore.kube.create import (
@@ -57,7 +58,7 @@ from kvcore.kube.status import Cause
 from kvcore.kube.storage import Changed
 from kvcore.kube.validation import check_fields, validate_status, validate_update
 
-__all__ = ["UPDATE", "View", "change", "patch", "update"]
+__all__ = ["UPDATE", "View", "change", "patch", "read_patch", "update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +275,11 @@ async def change(call: Call, view: View, make: Callable[[Call, Object], Object])
     update was a create."""
     call.operation = "UPDATE"
     call.key = call.api.layout.key(call.resource, call.namespace, call.name)
-    work = Change(call, view, make)
+    with Blame(call.api.store, call.key):
+        return await _change(call, Change(call, view, make))
+
+
+async def _change(call: Call, work: Change) -> Answer:
     times = call.api.metrics.stages
     while True:
         try:
@@ -288,7 +293,7 @@ async def change(call: Call, view: View, make: Callable[[Call, Object], Object])
                     and call.resource.kind in views.CREATED_BY_UPDATE
                     and call.api.store.get(call.key) is None):
                 raise
-        made = await _create_instead(call, make)
+        made = await _create_instead(call, work.make)
         if made is not None:
             return made
     return Answer(200, _answer(work))
@@ -342,14 +347,20 @@ async def update(call: Call) -> Answer:
 
 async def patch(call: Call) -> Answer:
     """PATCH."""
-    view, body = VIEWS[call.subresource], call.request.body
+    view = VIEWS[call.subresource]
+    return await change(call, view, _patched(call.parsed or read_patch(call), view))
+
+
+def read_patch(call: Call) -> Patch:
+    """What a PATCH's body makes of objects. Errors: 400, 413, 415, 422."""
+    body = call.request.body
     read = reader_of(call.request.headers.get("content-type", ""))
     if "force" in call.request.query:
         raise status.invalid_options("PatchOptions", [
             Cause.forbidden("force", "may not be specified for non-apply patch")])
     if len(body) > BODY_LIMIT:
         raise status.too_large(BODY_LIMIT)
-    return await change(call, view, _patched(read(body), view))
+    return read(body)
 
 
 def _patched(apply: Patch, view: View) -> Callable[[Call, Object], Object]:

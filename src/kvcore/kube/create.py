@@ -36,6 +36,7 @@ from kvcore.kube.call import Call, Object
 from kvcore.kube.codec import json_of, object_of, with_version
 from kvcore.kube.decode import decode_body
 from kvcore.kube.defaults import apply_defaults
+from kvcore.kube.entry import why_damaged
 from kvcore.kube.gojson import json_type
 from kvcore.kube.metrics import Histogram
 from kvcore.kube.request import ADMIN, Answer, Request, Target
@@ -222,19 +223,21 @@ async def store(call: Call) -> None:
             return
         except Exists as taken:
             if not left:
-                raise clash(call, object_of(taken.there.value)) from None
+                raise clash(call, taken.there.value) from None
         before, call.name = call.name, meta.generate_name(metadata["generateName"])
         metadata["name"] = call.name
         renamed(call.object, before)
         encode(call)
 
 
-def clash(call: Call, there: Object) -> status.ApiError:
-    """409 AlreadyExists, in upstream's three wordings."""
+def clash(call: Call, there: bytes) -> status.ApiError:
+    """409 AlreadyExists, in upstream's three wordings. Args: there: what is stored, whatever it is.
+    """
     make = status.name_conflict if call.object["metadata"].get("generateName") else \
         status.already_exists
     error = make(call.resource, call.name)
-    if "deletionTimestamp" in there["metadata"]:
+    if b"deletionTimestamp" in there and not why_damaged(there) \
+            and "deletionTimestamp" in object_of(there)["metadata"]:
         error.message = f"object is being deleted: {error.message}"
     return error
 

@@ -25,7 +25,7 @@ from kvcore.kube import status
 from kvcore.kube.codec import ENVELOPE, open_envelope
 from kvcore.kube.gojson import json_type, syntax_problem
 
-__all__ = ["BODY_LIMIT", "decode_body", "repeated_keys"]
+__all__ = ["BODY_LIMIT", "decode_body", "media_of", "repeated_keys"]
 
 Object = dict[str, Any]
 
@@ -36,7 +36,7 @@ ACCEPTED = f"{JSON}, {YAML}, {PROTOBUF}"
 SHOWN = 30                       # bytes of a refused body that its refusal shows
 YAML_NODES = 1_000_000           # with aliases written out
 YAML_DEPTH = 1000
-DEPTH = 250                      # levels that can be written again: orjson's, of texts within
+DEPTH = 250                      # levels that can be written again, with some around them
 REPEATED_MAX = 100               # keys given twice that are told
 
 
@@ -48,7 +48,7 @@ def decode_body(body: bytes, content_type: str, kind: str = "Object") -> Object:
     """
     if len(body) > BODY_LIMIT:
         raise status.too_large(BODY_LIMIT)
-    media = content_type.partition(";")[0].strip() or JSON
+    media = media_of(content_type)
     if media == JSON:
         obj = _json(body, kind)
     elif media == YAML:
@@ -68,6 +68,15 @@ def decode_body(body: bytes, content_type: str, kind: str = "Object") -> Object:
             raise _unrecognized(kind, body, f"{PARSE}json: cannot unmarshal {json_type(value)} "
                                 f"into Go struct field .{field} of type string")
     return obj
+
+
+def media_of(content_type: str) -> str:
+    """The media type of a body; JSON where nothing is said.
+
+    >>> media_of("Application/YAML; charset=utf-8"), media_of("")
+    ('application/yaml', 'application/json')
+    """
+    return content_type.partition(";")[0].strip().lower() or JSON
 
 
 PARSE = "couldn't get version/kind; json parse error: "
@@ -107,7 +116,7 @@ def unwritable(obj: Any) -> str:
     ('Integer exceeds 64-bit range', '')
     """
     try:
-        orjson.dumps(obj)
+        orjson.dumps([[[[obj]]]])              # its limit is 254: DEPTH, and what is put around
     except orjson.JSONEncodeError as error:
         return "exceeded max depth" if "ecursion" in str(error) else str(error)
     return ""

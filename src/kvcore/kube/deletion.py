@@ -32,6 +32,7 @@ import orjson
 
 from kvcore import KeyValue
 from kvcore.kube import meta, status
+from kvcore.kube.caching import Blame
 from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.codec import object_of
 from kvcore.kube.decode import decode_body
@@ -166,7 +167,7 @@ def _typed(body: Object, name: str, kind: type) -> Any:
 async def delete(call: Call) -> Answer:
     """DELETE of one object. Returns: 200 with the object, or with a Status for kinds that do not
     show it; 202 if it waits for its dependents."""
-    call.options = options = DeleteOptions.read(call)
+    call.options = options = call.parsed or DeleteOptions.read(call)
     body, gone = await delete_object(call, options)
     return Answer(202 if not gone and options.orphan is False else 200, body)
 
@@ -181,15 +182,16 @@ async def delete_object(call: Call, options: DeleteOptions) -> tuple[bytes, bool
     call.key = api.layout.key(call.resource, call.namespace, call.name)
     work = _Deletion(call, replace(options))
     step = work.namespace if call.resource.kind == "Namespace" else work.step
-    while True:
-        found = api.store.get(call.key)
-        if found is None:
-            raise status.not_found(call.resource, call.name)
-        try:
-            body, gone = await step(found)
-            break
-        except Changed:
-            continue
+    with Blame(api.store, call.key):
+        while True:
+            found = api.store.get(call.key)
+            if found is None:
+                raise status.not_found(call.resource, call.name)
+            try:
+                body, gone = await step(found)
+                break
+            except Changed:
+                continue
     if call.revision:
         await api.feed.reach(call.revision, mine=True)
     return body, gone
@@ -388,7 +390,7 @@ def set_finalizers(kind: str, metadata: Object, options: DeleteOptions) -> None:
 async def delete_collection(call: Call) -> Answer:
     """DELETE of all that a list with the same parameters shows; those who go meanwhile are no
     error. Returns: 200 and that list. Not atomic."""
-    options = DeleteOptions.read(call)
+    options = call.parsed or DeleteOptions.read(call)
     accept = negotiate(call.request.headers.get("accept", ""))
     listed = await list_json(call)
     items = orjson.loads(listed.body)["items"]

@@ -12,7 +12,8 @@ Named invariants:
 1. **one line**: an event is encoded at most once a type, however many watchers take it.
 2. **readable**: a body is JSON of an object; foreign spellings were encoded anew. What begins and
    ends as this package writes it, with as many braces closed as opened, is believed, not parsed;
-   but not of kinds that the server itself lives by (READ_HERE).
+   but not of kinds that the server itself lives by (READ_HERE). A namespace's fields must be of
+   their types too; of what forbids (quotas, webhooks) they need not: it would forbid nothing.
 Thread safety: one event loop's thread. Source: apiserver storage/cacher (caching_object.go).
 May not know: the store, HTTP, verbs.
 """
@@ -25,10 +26,12 @@ from typing import Any, Literal
 import msgpack
 import orjson
 
-from kvcore.kube.codec import canonical, json_of, with_version
+from kvcore.kube.codec import ENVELOPE, canonical, json_of, with_version
+from kvcore.kube.fields import IllTyped, ok, settle
+from kvcore.kube.schema import type_of_kind
 from kvcore.kube.selectable import values_of
 
-__all__ = ["Change", "Damaged", "Entry", "event_line", "readable"]
+__all__ = ["Change", "Damaged", "Entry", "event_line", "readable", "why_damaged"]
 
 _log = logging.getLogger("kvcore.kube")
 
@@ -41,6 +44,10 @@ READ_HERE = frozenset({
     "ClusterRole", "ClusterRoleBinding", "LimitRange", "MutatingWebhookConfiguration", "Namespace",
     "PriorityClass", "ResourceQuota", "Role", "RoleBinding", "ServiceAccount", "StorageClass",
     "ValidatingWebhookConfiguration"})
+# What decoders raise of bytes that are no object.
+NOT_READABLE = (ValueError, IndexError, TypeError, OverflowError, RecursionError,
+                msgpack.exceptions.UnpackException)
+NO_OBJECT = "it is no Kubernetes object"
 NO_LABELS: dict[str, str] = {}
 
 
@@ -64,23 +71,64 @@ def readable(stored: bytes, revision: int, kind: str = "") -> bytes:
         if kind in READ_HERE or not (
                 body.startswith(OWN_HEAD) and body.endswith(b"}") and OWN_METADATA in body
                 and body.count(b"{") == body.count(b"}")):
-            body = _spelled_anew(body)
+            body = _spelled_anew(body, typed=kind == "Namespace")
         return with_version(body, revision)
     except Damaged:
         raise
-    except (ValueError, IndexError, TypeError, OverflowError, RecursionError,
-            msgpack.exceptions.UnpackException) as error:
-        raise Damaged(str(error) or type(error).__name__) from None
+    except NOT_READABLE as error:
+        raise Damaged(_in_words(stored, error)) from None
 
 
-def _spelled_anew(body: bytes) -> bytes:
-    """What another program wrote, or what has a brace in a text, as this package writes it."""
+def _in_words(stored: bytes, error: Exception) -> str:
+    """What a decoder's error says of bytes; of those in no known form, that they are."""
+    if not stored:
+        return "nothing is stored there"
+    known = stored[0] in b"{\xde\xdf" or 0x80 <= stored[0] <= 0x8f or stored.startswith(ENVELOPE)
+    return str(error) or type(error).__name__ if known else NO_OBJECT
+
+
+def _spelled_anew(body: bytes, *, typed: bool) -> bytes:
+    """What another program wrote, or what has a brace in a text, as this package writes it.
+
+    Args: typed: what its kind's fields cannot hold is no object either.
+    """
     obj = orjson.loads(body)
     if not (isinstance(obj, dict) and isinstance(obj.get("apiVersion"), str)
             and isinstance(obj.get("kind"), str) and isinstance(obj.get("metadata"), dict)
             and isinstance(obj["metadata"].get("name"), str)):
-        raise Damaged("it is no Kubernetes object")
+        raise Damaged(NO_OBJECT)
+    if typed and (why := ill_typed(obj)):
+        raise Damaged(why)
     return orjson.dumps(canonical(obj))
+
+
+def ill_typed(obj: dict[str, Any]) -> str:
+    """What of an object its kind's fields cannot hold, in the words of upstream's decoder; "":
+    nothing. The object is not changed.
+
+    >>> ill_typed({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}, "status": 5})
+    'json: cannot unmarshal number into Go struct field Namespace.status of type v1.NamespaceStatus'
+    """
+    name = type_of_kind(obj["apiVersion"], obj["kind"])
+    if name is None or ok(name)(obj):
+        return ""
+    try:
+        settle(name, orjson.loads(orjson.dumps(obj)))
+    except IllTyped as error:
+        return str(error)
+    return ""
+
+
+def why_damaged(stored: bytes) -> str:
+    """Why stored bytes are no object of their kind; "": they are one. Nothing is believed."""
+    try:
+        body = json_of(stored)
+        _spelled_anew(body, typed=True)
+    except Damaged as error:
+        return str(error)
+    except NOT_READABLE as error:
+        return _in_words(stored, error)
+    return ""
 
 
 class Entry:

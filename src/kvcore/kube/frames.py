@@ -15,7 +15,7 @@ from functools import lru_cache
 from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
-from kvcore.kube.request import between
+from kvcore.kube.request import joined
 from kvcore.kube.wire import clean
 
 __all__ = ["Fatal", "HeaderReader", "Reset", "frame", "header_block", "parse_headers"]
@@ -149,7 +149,7 @@ def parse_headers(stream: int, fields: Iterable[tuple[bytes, bytes]]
                   ) -> tuple[str, str, dict[str, str]]:
     """Method, path with query, headers. Errors: Reset when they are malformed (RFC 9113, 8.2, 8.3).
 
-    A name that comes twice has its values joined by ", " (cookies by "; ").
+    A name that comes twice has its values joined (`request.joined`).
     """
     special: dict[bytes, bytes] = {}
     headers: dict[str, str] = {}
@@ -164,7 +164,7 @@ def parse_headers(stream: int, fields: Iterable[tuple[bytes, bytes]]
             raise Reset(stream, PROTOCOL_ERROR)
         key, text = name.decode("latin-1"), value.decode("latin-1")
         known = headers.get(key)
-        headers[key] = text if known is None else f"{known}{between(key)}{text}"
+        headers[key] = text if known is None else joined(key, known, text)
     try:
         if special.keys() < REQUIRED or not REQUIRED <= special.keys():
             raise Reset(stream, PROTOCOL_ERROR)

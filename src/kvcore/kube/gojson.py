@@ -13,6 +13,7 @@ from typing import Any
 __all__ = ["json_type", "syntax_problem"]
 
 SPACE = " \t\r\n"
+SPECIAL = re.compile(r'["\\\x00-\x1f]')         # in a string
 ENDED = "unexpected end of JSON input"
 NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?", re.ASCII)
 
@@ -136,7 +137,10 @@ def _key(text: str, at: int) -> int:
 def _string(text: str, at: int) -> int:
     at += 1
     while at < len(text):
-        letter = text[at]
+        found = SPECIAL.search(text, at)
+        if found is None:
+            break
+        at, letter = found.start(), found.group()
         if letter == '"':
             return at + 1
         if letter < " ":

@@ -6,6 +6,7 @@
     one of these two is deleted ──> made again
     a namespace is deleted ──> every object in it is deleted; when all are gone, its finalizer
     a pod's delete was cut short by the end of a process ──> done at the next start
+    a watch ends though the store is open ──> begun anew, after a look at all namespaces
 
 Each thing is done by "put if absent" or "put if unchanged", so several servers over one store may
 all do it, and it happens once. An object that may not go yet (finalizers, a pod's grace) is waited
@@ -23,15 +24,16 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from kvcore import KeyValue
-from kvcore.errors import ClosedError, CompactedError, Error
+from kvcore import Event, KeyValue
+from kvcore.errors import ClosedError, Error
 from kvcore.kube import status
+from kvcore.kube.caching import Blame
 from kvcore.kube.call import Call, Object
 from kvcore.kube.changing import VIEWS, change, ends
 from kvcore.kube.codec import object_of
@@ -66,6 +68,7 @@ class Housekeeping:
 
     def __init__(self, api: Api, ca: str = "") -> None:
         self.api, self.ca = api, ca
+        self.restarts = 0                      # of its watches
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}     # by name and uid
         self._namespaces = self._resource("namespaces")
@@ -87,9 +90,14 @@ class Housekeeping:
                                for name in SYSTEM_NAMESPACES))
         await self._finish_deletes()
         await self._see_all()
-        self._run(self._follow(self._namespaces, revision))
+        self._begin(revision)
+
+    def _begin(self, revision: int) -> None:
+        """To follow the store."""
+        self._run(self._follow(self._namespaces, revision,
+                               lambda event: self._see(event.kv.value), deletes=False))
         for resource in (self._accounts, self._maps):
-            self._run(self._restore(resource, revision))
+            self._run(self._follow(resource, revision, self._restore(resource), deletes=True))
 
     async def _finish_deletes(self) -> None:
         """A pod goes in two writes, and a process may have been killed between them."""
@@ -121,19 +129,29 @@ class Housekeeping:
 
     # --- what each namespace has ----------------------------------------------------------------
 
-    async def _follow(self, resource: Resource, revision: int) -> None:
-        prefix = self.api.layout.prefix(resource)
-        while True:
+    async def _follow(self, resource: Resource, revision: int,
+                      seen: Callable[[Event], Awaitable[None]], *, deletes: bool) -> None:
+        """Tells of puts, or of deletes, after a revision, until the store is closed. When something
+        else ends the watch it begins anew, after a look at how things are now."""
+        store, prefix = self.api.store, self.api.layout.prefix(resource)
+        missed, pause = False, FIRST_PAUSE
+        while not store.closed:
             try:
-                with self.api.store.watch(prefix=prefix, no_delete=True,
-                                          start_revision=revision + 1) as watch:
+                if missed:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                    self.restarts, revision = self.restarts + 1, store.revision
+                    await self._see_all()
+                missed = True
+                with store.watch(prefix=prefix, start_revision=revision + 1, no_put=deletes,
+                                 no_delete=not deletes) as watch:
                     async for response in watch:
-                        await asyncio.gather(*(self._see(event.kv.value)
-                                               for event in response.events))
-                return
-            except CompactedError:             # it was too slow: what counts is how things are now
-                revision = self.api.store.revision
-                await self._see_all()
+                        await asyncio.gather(*map(seen, response.events))
+                        pause = FIRST_PAUSE
+            except Exception as error:
+                if not store.closed:
+                    _log.error("housekeeping's watch of %s begins anew", resource.qualified,
+                               exc_info=error)
 
     async def _see_all(self) -> None:
         rows = self.api.store.range(prefix=self.api.layout.prefix(self._namespaces))
@@ -205,29 +223,19 @@ class Housekeeping:
         if api.store.get(api.layout.key(resource, namespace, name)) is None:
             await plant(api, resource, obj, namespace)
 
-    async def _restore(self, resource: Resource, revision: int) -> None:
+    def _restore(self, resource: Resource) -> Callable[[Event], Awaitable[None]]:
         """Makes the two objects again when they are deleted and their namespace is not."""
-        prefix = self.api.layout.prefix(resource)
-        while True:
-            try:
-                with self.api.store.watch(prefix=prefix, no_put=True,
-                                          start_revision=revision + 1) as watch:
-                    async for response in watch:
-                        for event in response.events:
-                            await self._missed(resource, event.kv.key[len(prefix):])
-                return
-            except CompactedError:             # as in `_follow`
-                revision = self.api.store.revision
-                await self._see_all()
-
-    async def _missed(self, resource: Resource, tail: bytes) -> None:
-        """What is gone, as namespace/name, comes again if it is one of the two."""
+        api, prefix = self.api, self.api.layout.prefix(resource)
         mine = b"/default" if resource is self._accounts else b"/" + CA_NAME.encode()
-        if tail.endswith(mine):
-            name = tail[:-len(mine)].decode()
-            found = self.api.store.get(self.api.layout.key(self._namespaces, "", name))
-            if found is not None:
-                await self._see(found.value)
+
+        async def deleted(event: Event) -> None:
+            if event.kv.key.endswith(mine):
+                name = event.kv.key[len(prefix):-len(mine)].decode(errors="replace")
+                found = api.store.get(api.layout.key(self._namespaces, "", name))
+                if found is not None:
+                    await self._see(found.value)
+
+        return deleted
 
     # --- the end of a namespace -----------------------------------------------------------------
 
@@ -249,7 +257,7 @@ class Housekeeping:
                 except ClosedError:
                     raise
                 except (status.ApiError, Error) as error:
-                    _log.warning("namespace %s is not ended yet: %s", name, error)
+                    _log.warning("the end of namespace %s is tried again: %s", name, error)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
         finally:
@@ -310,9 +318,9 @@ class Housekeeping:
         """One object; that it is gone already, or is another by now, is no error."""
         options = DeleteOptions(policy="Background", uid=uid or None)
         call = self._call("delete", resource, namespace, name)
-        if resource.kind == "Pod" and self._is_lost(call):
-            options.grace = 0
         try:
+            if resource.kind == "Pod" and self._is_lost(call):
+                options.grace = 0
             await delete_object(call, options)
         except status.ApiError as error:
             if error.code not in (404, 409):
@@ -323,9 +331,11 @@ class Housekeeping:
     def _is_lost(self, call: Call) -> bool:
         """Whether the pod's node does not exist."""
         api = self.api
-        found = api.store.get(api.layout.key(call.resource, call.namespace, call.name))
+        key = api.layout.key(call.resource, call.namespace, call.name)
+        found = api.store.get(key)
         nodes = api.resources.of_path("", "v1", "nodes")
-        node = (object_of(found.value).get("spec") or {}).get("nodeName") if found else None
+        with Blame(api.store, key):
+            node = (object_of(found.value).get("spec") or {}).get("nodeName") if found else None
         return bool(node and nodes is not None
                     and api.store.get(api.layout.key(nodes, "", node)) is None)
 

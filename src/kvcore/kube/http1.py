@@ -22,7 +22,7 @@ from typing import Literal
 import httptools
 
 from kvcore.kube import status
-from kvcore.kube.request import Answer, Request, between
+from kvcore.kube.request import Answer, Request, joined
 from kvcore.kube.wire import (
     FOREVER,
     LINGER_SECONDS,
@@ -103,7 +103,7 @@ class Http1(Connection):
             raise _TooLarge
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         known = self._headers.get(key)
-        self._headers[key] = text if known is None else f"{known}{between(key)}{text}"
+        self._headers[key] = text if known is None else joined(key, known, text)
 
     def on_headers_complete(self) -> None:
         self._at = "body"
@@ -130,7 +130,7 @@ class Http1(Connection):
             return self._refuse(plain(400))
         item: Request | Answer = Request.of(
             parser.get_method().decode(), url, headers=self._headers, body=b"".join(self._parts),
-            certificate=self.certificate)
+            certificate=self.certificate, address=self.address)
         if not url.startswith("/"):
             item = plain(400)
         self._parts = []

@@ -211,7 +211,7 @@ class Http2(Answers):
         if stream.length >= 0 and stream.length != len(body):
             raise Reset(stream.id, frames.PROTOCOL_ERROR)
         request = Request.of(stream.method, stream.url, headers=stream.headers, body=body,
-                             certificate=self.certificate)
+                             certificate=self.certificate, address=self.address)
         stream.task = self.loop.create_task(self._answer(stream, request))
 
     def _on_priority(self, flags: int, stream: int, payload: bytes) -> None:

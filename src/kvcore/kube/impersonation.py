@@ -57,7 +57,7 @@ def impersonated(user: User, headers: Mapping[str, str], authorizer: Authorizer)
             groups += (UNAUTHENTICATED,)
     elif AUTHENTICATED not in groups and UNAUTHENTICATED not in groups:
         groups += (AUTHENTICATED,)
-    return User(name, groups, uid, extra)
+    return User(name, groups, uid, extra, user)
 
 
 def _values(headers: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -275,3 +275,18 @@ def _of_caches(api: Api) -> Iterator[Counter]:
                        "How often the watch of the store began anew.", (), "counter")
     restarts.inc((), api.feed.restarts)
     yield restarts
+    if api.certificates:
+        ends = Counter("apiserver_kvcore_certificate_end_seconds", "When the server's own "
+                       "certificates end, in seconds since 1970.", ("certificate",), "gauge")
+        for name, end in api.certificates.items():
+            ends.inc((name,), end)
+        yield ends
+    if api.audit is not None:
+        events = Counter("apiserver_audit_event_total", "Counter of audit events generated and "
+                         "sent to the audit backend.", ())
+        events.inc((), api.audit.written)
+        yield events
+        errors = Counter("apiserver_audit_error_total", "Counter of audit events that failed to "
+                         "be audited properly.", ("plugin",))
+        errors.inc(("log",), api.audit.failed)
+        yield errors

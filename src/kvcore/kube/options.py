@@ -19,6 +19,7 @@ from typing import Any
 from kvcore import Store
 from kvcore.kube.admission.plugins import build_chain
 from kvcore.kube.api import Api
+from kvcore.kube.audit import AuditLog
 from kvcore.kube.codec import CODECS
 from kvcore.kube.security import MODES, secure
 from kvcore.kube.tokens import ISSUER
@@ -54,6 +55,7 @@ class Options:
     admission_plugins: tuple[Any, ...] = ()     # one's own: plugins, classes of them, functions
     async_admission: bool = False               # see docs/kube.md for what it risks
     token_auth_file: Path | None = None
+    audit_log_path: str | None = None           # "-": standard output
     authorization_mode: tuple[str, ...] = ("RBAC",)
     anonymous_auth: bool = True
     service_account_issuer: str = ISSUER
@@ -109,8 +111,13 @@ def _storage(options: Options) -> dict[str, Any]:
     return {"storage_codec": options.storage_codec, "key_layout": options.key_layout}
 
 
+def _audit(options: Options) -> dict[str, Any]:
+    return {"audit": AuditLog(options.audit_log_path) if options.audit_log_path else None}
+
+
 PARTS: dict[str, Callable[[Options], dict[str, Any]]] = {
-    "storage": _storage, "caches": _caches, "admission": _admission}
+    "storage": _storage, "caches": _caches, "admission": _admission,
+    "audit": _audit}
 
 
 def build_api(store: Store, options: Options, *, ca: bytes = b"",

@@ -21,12 +21,14 @@ __all__ = ["Answer", "Request", "Target", "User", "parse_target", "shortened"]
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who asks. `extra`: what an authenticator knows beside (for example the pod of a token)."""
+    """Who asks. `extra`: what an authenticator knows beside (for example the pod of a token);
+    `by`: who it is that is seen as this user (impersonation)."""
 
     name: str
     groups: tuple[str, ...] = ()
     uid: str = ""
     extra: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    by: User | None = field(default=None, compare=False)
 
     def info(self) -> dict[str, Any]:
         """As reviews show a user: authentication.k8s.io UserInfo."""
@@ -47,7 +49,8 @@ ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"))
 @dataclass(slots=True)
 class Request:
     """Method, path, parameters, headers (names in lower case), body; the client's certificate in
-    DER when TLS brought one. `user`: set by a caller in process, who needs no authentication."""
+    DER when TLS brought one. `user`: set by a caller in process, who needs no authentication.
+    `url`: path and parameters as they came; `address`: the peer's."""
 
     method: str
     path: str
@@ -56,6 +59,8 @@ class Request:
     body: bytes = b""
     certificate: bytes | None = None
     user: User | None = None
+    url: str = ""
+    address: str = ""
 
     @classmethod
     def of(cls, method: str, url: str, **rest: Any) -> Request:
@@ -64,15 +69,21 @@ class Request:
         if "%" in path:
             path = unquote(path)
         said = reversed(parse_qsl(query, keep_blank_values=True)) if query else ()
-        return cls(method, path, dict(said), **rest)
+        return cls(method, path, dict(said), url=url, **rest)
 
 
-def between(name: str) -> str:
-    """What stands between the values of a header that came more than once. Names of groups may
-    have commas in them, and of two tokens the first counts."""
+def joined(name: str, before: str, value: str) -> str:
+    """The value of a header that came more than once. Of two content types the first counts, and
+    so it is with tokens; names of groups may have commas in them.
+
+    >>> joined("accept", "a", "b"), joined("content-type", "a", "b")
+    ('a, b', 'a')
+    """
+    if name == "content-type":
+        return before
     if name.startswith("impersonate-") or name == "authorization":
-        return "\n"
-    return "; " if name == "cookie" else ", "
+        return f"{before}\n{value}"
+    return f"{before}; {value}" if name == "cookie" else f"{before}, {value}"
 
 
 @dataclass(slots=True)

@@ -22,9 +22,10 @@ import orjson
 
 from kvcore.kube import status
 from kvcore.kube.authorization import Authorizer, Decision
+from kvcore.kube.caching import damage
 from kvcore.kube.call import Call, Object
-from kvcore.kube.codec import object_of
 from kvcore.kube.decode import decode_body
+from kvcore.kube.entry import Damaged, readable
 from kvcore.kube.meta import rfc3339
 from kvcore.kube.rbac import Rule, aggregate
 from kvcore.kube.request import Answer, Target, User
@@ -351,15 +352,19 @@ def _bound(call: Call, reference: Object) -> dict[str, Object]:
 
 
 def _object(call: Call, plural: str, name: str) -> Object:
-    """A stored object of the request's namespace, now. Errors: 404."""
+    """A stored object of the request's namespace, now. Errors: 404; 500 for bytes that are none."""
     api = call.api
     resource = api.resources.of_path("", "v1", plural)
     assert resource is not None
-    found = api.store.get(api.layout.key(
-        resource, call.namespace if resource.namespaced else "", name))
+    key = api.layout.key(resource, call.namespace if resource.namespaced else "", name)
+    found = api.store.get(key)
     if found is None:
         raise status.not_found(resource, name)
-    return object_of(found.value)
+    try:                                      # parsed, whatever its kind
+        obj: Object = orjson.loads(readable(found.value, found.mod_revision, "ServiceAccount"))
+    except Damaged as error:
+        raise damage(key, str(error)) from None
+    return obj
 
 
 REVIEWS: dict[tuple[str, str], Callable[[Call], Awaitable[Answer]]] = {

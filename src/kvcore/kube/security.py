@@ -21,8 +21,8 @@ from kvcore.kube.authentication import UNKNOWN, Authenticator, read_token_file
 from kvcore.kube.authorization import MODES, Authorizer, policy_of
 from kvcore.kube.call import Object
 from kvcore.kube.entry import Entry
-from kvcore.kube.request import User
-from kvcore.kube.tokens import ISSUER, Look, Refused, ServiceAccountTokens
+from kvcore.kube.request import Answer, User
+from kvcore.kube.tokens import ISSUER, JWKS_PATH, Look, Refused, ServiceAccountTokens
 
 if TYPE_CHECKING:
     from kvcore.kube.api import Api
@@ -38,6 +38,22 @@ class Security:
     authorizer: Authorizer
     accounts: ServiceAccountTokens | None
     audiences: tuple[str, ...]
+
+    def published(self, path: str, url: str) -> Answer | None:
+        """The issuer's keys, and where they are, for those who verify its tokens themselves; None:
+        another path. As upstream, nothing is published of an issuer that is no https URL."""
+        issuer = self.accounts.issuer if self.accounts is not None else ""
+        if self.accounts is None or not issuer.startswith("https://") or set("?#") & set(issuer):
+            return None
+        path = path.removesuffix("/")
+        if path == JWKS_PATH:
+            answer = Answer(200, self.accounts.jwks(), "application/jwk-set+json")
+        elif path == "/.well-known/openid-configuration":
+            answer = Answer(200, self.accounts.discovery(url))
+        else:
+            return None
+        answer.headers["Cache-Control"] = "public, max-age=3600"
+        return answer
 
     @property
     def signs(self) -> bool:

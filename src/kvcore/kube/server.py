@@ -15,11 +15,13 @@ May not know: the verbs.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import fields
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,8 +40,19 @@ __all__ = ["Server", "serve"]
 
 T = TypeVar("T")
 
+_log = logging.getLogger("kvcore.kube")
+
 HANDSHAKE_SECONDS = 10.0
+DAY = 86_400.0
 BACKLOG = 1024                   # connections that wait to be accepted
+
+
+def url_of(host: str, port: int) -> str:
+    """
+    >>> url_of("::1", 6443)
+    'https://[::1]:6443'
+    """
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -106,8 +119,9 @@ class Replica(LoopThread):
     api: Api
 
     def __init__(self, number: int, options: Options, context: ssl.SSLContext,
-                 address: tuple[str, int], build: Callable[[], Api]) -> None:
+                 address: tuple[str, int], build: Callable[[], Api], pki: Pki) -> None:
         super().__init__(f"kvcore-apiserver-{number}")
+        self._number, self._pki = number, pki
         self._options, self._context, self._build = options, context, build
         self.address = address
         self.hub: Hub
@@ -116,17 +130,20 @@ class Replica(LoopThread):
         loop = asyncio.get_running_loop()
         self.api = api = self._build()
         await api.start()
-        roles: list[asyncio.Task[None]] = []
+        beside: list[asyncio.Task[None]] = []
         try:
             if "RBAC" in self._options.authorization_mode:
                 await bootstrap(api)
-                roles = [loop.create_task(keep_aggregated(api))]
+                beside.append(loop.create_task(keep_aggregated(api)))
+            if not self._number:
+                beside.append(loop.create_task(warn_of_ends(self._pki, api.now)))
             self.hub = hub = Hub(api.handle, self._options.limits)
             server = await loop.create_server(
                 hub.door, *self.address, ssl=self._context, backlog=BACKLOG,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS)
             clock = loop.create_task(hub.keep_time())
             self.address = (self.address[0], int(server.sockets[0].getsockname()[1]))
+            api.url = url_of(self._options.host, self.address[1])
             self.ready.set_result(self.address[1])
             waiting = loop.create_task(stop.wait())
             await asyncio.wait((clock, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -138,10 +155,22 @@ class Replica(LoopThread):
             if not clock.cancelled() and clock.exception() is not None:
                 clock.result()                         # what stopped it is the thread's error
         finally:
-            for task in roles:
+            for task in beside:
                 task.cancel()
-            await asyncio.gather(*roles, return_exceptions=True)
+            await asyncio.gather(*beside, return_exceptions=True)
             await api.stop()
+
+
+async def warn_of_ends(pki: Pki, now: Callable[[], float],
+                       sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    """Says once a day which certificates end soon, until it is cancelled: only a start renews them.
+    """
+    while True:
+        ending = pki.ending(datetime.fromtimestamp(now(), timezone.utc))
+        if ending:
+            _log.warning("certificates end soon; start the server again to renew them: %s",
+                         ", ".join(ending))
+        await sleep(DAY)
 
 
 class Front(LoopThread):
@@ -188,11 +217,13 @@ class Server:
         key = make_key() if options.pki_dir is None else key_at(options.pki_dir / "sa.key")
 
         def build() -> Api:
-            return build_api(self.store, options, ca=self.pki.ca.pem, service_account_key=key)
+            api = build_api(self.store, options, ca=self.pki.ca.pem, service_account_key=key)
+            api.certificates = {name: end.timestamp() for name, end in self.pki.ends.items()}
+            return api
 
         try:
             for number in range(options.replicas):
-                replica = Replica(number, options, context, address, build)
+                replica = Replica(number, options, context, address, build, self.pki)
                 replica.on_end = lambda replica=replica: self._left(replica)  # type: ignore[misc]
                 self.replicas.append(replica)
                 self.port = replica.start()
@@ -200,6 +231,8 @@ class Server:
                 self._front = Front(options, self.replicas)
                 self._front.on_end = self._ended.set
                 self.port = self._front.start()
+                for replica in self.replicas:
+                    replica.api.url = self.url
         except BaseException:
             self.close()
             raise
@@ -247,8 +280,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        host = self.options.host
-        return f"https://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return url_of(self.options.host, self.port)
 
     @property
     def ca(self) -> bytes:

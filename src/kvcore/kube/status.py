@@ -77,6 +77,7 @@ class ApiError(Exception):
                  details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.code, self.reason, self.message, self.details = code, reason, message, details
+        self.user: Any = None                   # who asked to be somebody else, and may not
         self.metadata: dict[str, Any] = {}      # an expired list's token to go on with
 
     def status(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from kvcore import Compare, Delete, KeyValue, LeaseGrant, Put, Range, Store, Txn, TxnResult
@@ -68,13 +69,14 @@ def transient(error: Exception) -> bool:
 
 
 class ObjectStore:
-    """See the module. `sleep`, `rng`: for tests. All operations go through
-    `submit`."""
+    """See the module. `sleep`, `rng`: for tests. All operations go through `submit`; `observe` is
+    told of each attempt of those three: its name, the key, seconds."""
 
     def __init__(self, store: Store, retry: Retry | None = None, *,
                  sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-                 rng: random.Random | None = None) -> None:
-        self.store, self.retry = store, retry or Retry()
+                 rng: random.Random | None = None,
+                 observe: Callable[[str, bytes, float], None] | None = None) -> None:
+        self.store, self.retry, self._observe = store, retry or Retry(), observe
         self.retried = 0
         self._sleep, self._rng = sleep, rng or random.Random()
 
@@ -85,7 +87,7 @@ class ObjectStore:
     async def create(self, key: bytes, stored: bytes, uid: str, lease: int = 0) -> int:
         """Put where nothing is. Returns: the revision. Errors: Exists, the store's."""
         op = Txn([Compare.mod_revision(key) == 0], [Put(key, stored, lease=lease)], [Range(key)])
-        done, again = await self._try(op)
+        done, again = await self._try(op, "create", key)
         if done.succeeded:
             return int(done.revision)
         there: KeyValue = done.responses[0][0]
@@ -97,7 +99,7 @@ class ObjectStore:
         """Put where the object is of that mod_revision. Errors: Changed, the store's."""
         op = Txn([Compare.mod_revision(key) == revision], [Put(key, stored, lease=lease)],
                  [Range(key)])
-        done, again = await self._try(op)
+        done, again = await self._try(op, "update", key)
         if done.succeeded:
             return int(done.revision)
         now = done.responses[0][0] if done.responses[0] else None
@@ -108,7 +110,7 @@ class ObjectStore:
     async def remove(self, key: bytes, revision: int) -> int:
         """Delete the object of that mod_revision. Errors: Changed, the store's."""
         op = Txn([Compare.mod_revision(key) == revision], [Delete(key)], [Range(key)])
-        done, again = await self._try(op)
+        done, again = await self._try(op, "delete", key)
         if done.succeeded:
             return int(done.revision)
         now = done.responses[0][0] if done.responses[0] else None
@@ -116,15 +118,20 @@ class ObjectStore:
             return int(done.revision)          # ours went through, or another's did: it is gone
         raise Changed(now)
 
-    async def _try(self, op: Txn) -> tuple[TxnResult, bool]:
+    async def _try(self, op: Txn, name: str, key: bytes) -> tuple[TxnResult, bool]:
         """The outcome, and whether there was an attempt before whose outcome is not known."""
         attempt = 0
         while True:
+            before = perf_counter()
             try:
                 done: TxnResult = await self.submit(op)
                 return done, attempt > 0
             except Exception as error:
-                await self._pause(error, attempt)
+                failed = error
+            finally:
+                if self._observe is not None:
+                    self._observe(name, key, perf_counter() - before)
+            await self._pause(failed, attempt)
             attempt += 1
 
     async def _pause(self, error: Exception, attempt: int) -> None:

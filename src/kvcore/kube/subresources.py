@@ -19,12 +19,14 @@ from typing import Any
 import orjson
 
 from kvcore.kube import changing, meta, status, views
+from kvcore.kube.caching import Blame, damage
 from kvcore.kube.call import Call, Object
 from kvcore.kube.changing import View
 from kvcore.kube.codec import object_of
 from kvcore.kube.create import check_kind, check_named, check_namespace
 from kvcore.kube.decode import decode_body
 from kvcore.kube.deletion import DeleteOptions, delete_object
+from kvcore.kube.entry import why_damaged
 from kvcore.kube.gojson import json_type
 from kvcore.kube.reading import get
 from kvcore.kube.request import Answer
@@ -236,23 +238,24 @@ async def _rewrite(call: Call, change: Callable[[Object], None]) -> None:
     Errors: 404, what `change` raises.
     """
     api = call.api
-    while True:
-        found = api.store.get(call.key)
-        if found is None:
-            raise status.not_found(call.resource, call.name)
-        obj = object_of(found.value, found.mod_revision)
-        change(obj)
-        if call.options.dry_run:
-            return
-        stored = api.codec.encode(obj)
-        if stored == found.value:
-            call.revision = 0
-            return
-        try:
-            call.revision = await api.objects.replace(call.key, stored, found.mod_revision)
-            break
-        except Changed:
-            continue
+    with Blame(api.store, call.key):
+        while True:
+            found = api.store.get(call.key)
+            if found is None:
+                raise status.not_found(call.resource, call.name)
+            obj = object_of(found.value, found.mod_revision)
+            change(obj)
+            if call.options.dry_run:
+                return
+            stored = api.codec.encode(obj)
+            if stored == found.value:
+                call.revision = 0
+                return
+            try:
+                call.revision = await api.objects.replace(call.key, stored, found.mod_revision)
+                break
+            except Changed:
+                continue
     await api.feed.reach(call.revision, mine=True)
 
 
@@ -271,6 +274,8 @@ async def evict(call: Call) -> Answer:
     found = call.api.store.get(call.key)
     if found is None:
         raise status.not_found(call.resource, call.name)
+    if why := why_damaged(found.value):       # before anything is written
+        raise damage(call.key, why)
     pod = object_of(found.value, found.mod_revision)
     state = pod.get("status") or {}
     if not (state.get("phase") in ("Succeeded", "Failed", "Pending")
@@ -306,10 +311,11 @@ def _budget_of(call: Call, pod: Object) -> Call | None:
         return None
     labels, chosen = pod["metadata"].get("labels") or {}, []
     for found in api.store.range(prefix=api.layout.prefix(budgets, call.namespace)):
-        budget = object_of(found.value, found.mod_revision)
-        if selects((budget.get("spec") or {}).get("selector"), labels):
-            chosen.append(replace(call, resource=budgets, name=budget["metadata"]["name"],
-                                  old=budget, key=found.key, object={}))
+        with Blame(api.store, found.key):
+            budget = object_of(found.value, found.mod_revision)
+            if selects((budget.get("spec") or {}).get("selector"), labels):
+                chosen.append(replace(call, resource=budgets, name=budget["metadata"]["name"],
+                                      old=budget, key=found.key, object={}))
     if len(chosen) > 1:
         raise ApiError(500, "", "This pod has more than one PodDisruptionBudget, which the "
                        "eviction subresource does not support.")

@@ -37,7 +37,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from kvcore.kube.request import User
 
-__all__ = ["ISSUER", "Refused", "ServiceAccountTokens", "key_at", "make_key"]
+__all__ = ["ISSUER", "JWKS_PATH", "Refused", "ServiceAccountTokens", "key_at", "make_key"]
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 LEEWAY = 60.0                    # seconds the clocks of two servers may differ: nbf and iat
@@ -46,6 +46,9 @@ MOST = 4096
 LONGEST = 16 * 1024              # characters of a token that are looked at
 CREDENTIAL = "authentication.kubernetes.io/credential-id"
 ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+
+JWKS_PATH = "/openid/v1/jwks"
+JWK = ("use", "kty", "kid", "crv", "alg", "x", "y", "n", "e")       # in upstream's order
 
 Object = dict[str, Any]
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -191,9 +194,19 @@ class ServiceAccountTokens:
         for key in self._keys:
             algorithm = jwt.get_algorithm_by_name(key.algorithm)
             said: Object = orjson.loads(algorithm.to_jwk(key.public))
-            said.pop("key_ops", None)
-            keys.append(said | {"use": "sig", "kid": key.id, "alg": key.algorithm})
+            said |= {"use": "sig", "kid": key.id, "alg": key.algorithm}
+            keys.append({name: said[name] for name in JWK if name in said})
         return orjson.dumps({"keys": keys})
+
+    def discovery(self, url: str) -> bytes:
+        """What OpenID Connect says of this issuer, for `/.well-known/openid-configuration`.
+
+        Args: url: the server's, where the keys are to be had.
+        """
+        return orjson.dumps({
+            "issuer": self.issuer, "jwks_uri": url + JWKS_PATH,
+            "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": sorted({key.algorithm for key in self._keys})})
 
     # --- verifying ------------------------------------------------------------------------------
 

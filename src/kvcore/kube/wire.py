@@ -106,6 +106,7 @@ class Connection(asyncio.Protocol):
         self.limits = hub.limits
         self.loop = asyncio.get_running_loop()
         self.certificate: bytes | None = None
+        self.address = ""                      # the peer's
         self.deadline = FOREVER
         self.lost = False
         self._paused = False
@@ -117,6 +118,8 @@ class Connection(asyncio.Protocol):
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         if tls is not None:
             self.certificate = tls.getpeercert(binary_form=True)
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         self.hub.connections.add(self)
         self.deadline = self.loop.time() + self.limits.header_seconds
         self.opened()

@@ -17,9 +17,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
-from kvcore.kube.caching import Cacher
+import orjson
+
+from kvcore.kube.caching import Cacher, damage
 from kvcore.kube.call import Object
-from kvcore.kube.codec import object_of
+from kvcore.kube.entry import Damaged, readable
 from kvcore.kube.resources import Resource
 
 if TYPE_CHECKING:
@@ -67,11 +69,20 @@ class Lister:
         return None if entry is None else entry.object
 
     def live(self, api: Api, namespace: str, name: str) -> Object | None:
-        """As the store has it now; the caller's own copy."""
+        """As the store has it now; the caller's own copy. Errors: 500 for bytes that are none."""
         if self.cacher(api) is None:
             return None
-        found = api.store.get(self.key(namespace, name))
-        return None if found is None else object_of(found.value, found.mod_revision)
+        key = self.key(namespace, name)
+        found = api.store.get(key)
+        if found is None:
+            return None
+        assert self.resource is not None
+        try:
+            obj: Object = orjson.loads(readable(found.value, found.mod_revision,
+                                                self.resource.kind))
+        except Damaged as error:
+            raise damage(key, str(error)) from None
+        return obj
 
     def all(self, api: Api, namespace: str = "") -> tuple[Object, ...]:
         """All objects, or those of a namespace, by name."""

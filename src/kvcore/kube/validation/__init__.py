@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from kvcore.kube import status
 from kvcore.kube.call import Call
-from kvcore.kube.decode import YAML, repeated_keys
+from kvcore.kube.decode import YAML, media_of, repeated_keys
 from kvcore.kube.fields import IllTyped, may_repeat, ok, settle, strict_errors
 from kvcore.kube.schema import type_of_kind
 from kvcore.kube.validation import (
@@ -106,6 +106,8 @@ def check_fields(call: Call) -> None:
     Ignore: they are dropped. Best called before anything else touches the object, for repeated
     fields are found by comparing it with the body. Errors: 400. Cost: 10 us for a small pod.
     """
+    if call.checked:
+        return
     obj, resource = call.object, call.resource
     name = type_of_kind(obj.get("apiVersion", resource.api_version),
                         obj.get("kind", resource.kind))
@@ -114,7 +116,7 @@ def check_fields(call: Call) -> None:
     told = call.options.field_validation != "Ignore"
     body = call.request.body
     is_json = told and call.request.method in ("POST", "PUT") and body[:1] == b"{"
-    is_yaml = told and call.request.headers.get("content-type", "").startswith(YAML)
+    is_yaml = told and media_of(call.request.headers.get("content-type", "")) == YAML
     known = call.known_spec is not None       # such a spec has passed here before
     seen = {key: value for key, value in obj.items() if key != "spec"} if known else obj
     if ok(name)(seen) and not is_yaml and not (is_json and may_repeat(body, obj)):
