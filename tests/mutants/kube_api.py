@@ -248,8 +248,8 @@ KUBE_API = (
         name="kube_impersonator_keeps_his_groups",
         loses="Who impersonates has his own rights beside the other's: a trial shows too much.",
         file="kube/impersonation.py",
-        old="    return User(name, groups, uid, extra)",
-        new="    return User(name, groups + user.groups, uid, extra)",
+        old="    return User(name, groups, uid, extra, user)",
+        new="    return User(name, groups + user.groups, uid, extra, user)",
         tests=(
             "kube/test_authentication.py::"
             "test_who_is_impersonated_has_the_rights_and_not_those_of_the_impersonator",
