@@ -181,6 +181,13 @@ def test_a_line_that_cannot_be_written(tmp_path: Path) -> None:
         assert "apiserver_audit_event_total 1" in metrics
 
 
+def test_what_json_cannot_say_is_counted(tmp_path: Path) -> None:
+    with Logged(tmp_path / FILE) as kube:
+        request = Request("GET", "/healthz", headers={"user-agent": "\ud800"})
+        assert kube.run(kube.api.handle(request)).code == 200
+        assert kube.api.audit is not None and kube.api.audit.failed == 1
+
+
 @pytest.mark.parametrize("protocol", ["http/1.1", "h2"])
 def test_servers_share_a_file(tmp_path: Path, protocol: str) -> None:
     """Two replicas append to what is there; an id that a client names is kept."""

@@ -77,11 +77,11 @@ class AuditLog:
 
     def write(self, event: Object) -> None:
         """Cost: 5 us and a write into the page cache."""
-        line = orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
         try:
+            line = orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
             while line:
                 line = line[os.write(self._file, line):]
-        except OSError as error:
+        except (OSError, orjson.JSONEncodeError) as error:
             self.failed += 1
             _log.error("a line of the audit log is lost: %s", error)
         self.written += 1
