@@ -94,7 +94,7 @@ cdef object inspect_stats(Engine e):
     stopped = c.stopped != 0
     space = c.space
     used = space_used(c)
-    pinned = e.log.c.retired_bytes
+    pinned = kv_load_u64(&e.log.c.retired_bytes)
     segments = kv_load_u64(&e.log.c.segment_count) - kv_load_u64(&e.log.c.holes)
     alarms = c.state.alarms
     counted = space.counted_bytes

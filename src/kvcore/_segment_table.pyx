@@ -148,7 +148,7 @@ cdef int table_retire(Wal* w, uint64_t seq) noexcept nogil:
     e.next = following
     following.number = e.number + 1
     following.pins = 2                       # the log's, and of the epoch before
-    w.retired_bytes += e.retired.map_bytes
+    kv_store_u64(&w.retired_bytes, w.retired_bytes + e.retired.map_bytes)
     e.retired.retired = True
     w.epoch = following
     kv_store_u64(&w.epoch_number, w.epoch_number + 1)
@@ -165,7 +165,7 @@ cdef WalSegment* table_take_drained(Wal* w) noexcept nogil:
     if s != NULL:
         w.drained = s.next
         s.next = NULL
-        w.retired_bytes -= s.map_bytes
+        kv_store_u64(&w.retired_bytes, w.retired_bytes - s.map_bytes)
     kv_mutex_unlock(&w.epoch_lock)
     return s
 

@@ -82,7 +82,7 @@ cdef struct Wal:
     void* idle_pin               # the Pin object kept for the next reader; NULL: none (_pin)
     WalEpoch* idle_epoch         # its epoch
     WalSegment* drained          # retired, and nobody may look at them any more
-    uint64_t retired_bytes       # of what is retired and not yet taken from there
+    uint64_t retired_bytes       # of what is retired and not yet taken from there (atomic)
     # guarded by the committer role
     uint8_t* staging             # header and payload of the batch being built
     uint64_t staging_cap

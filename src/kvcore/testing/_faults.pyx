@@ -630,7 +630,9 @@ cdef class RecordingIo(Io):
 
     def cut(self, int errno=EIO):
         """From now on every call fails with `errno`, but those that close or unmap."""
+        kv_mutex_lock(&self.r.lock)
         self.r.dead = errno
+        kv_mutex_unlock(&self.r.lock)
         self.heal()
 
     cdef int _plan(self, Plan* plan, int does, kind, nth, times, path) except -1:
@@ -660,12 +662,21 @@ cdef class RecordingIo(Io):
 
     def calls(self, kind):
         """How many calls of a kind there were, failed ones included."""
-        return self.r.calls[_KINDS.index(kind)]
+        cdef int which = _KINDS.index(kind)
+        return self._counted(&self.r.calls[which])
 
     @property
     def struck(self):
         """How many calls a plan made fail."""
-        return self.r.struck
+        return self._counted(&self.r.struck)
+
+    cdef uint64_t _counted(self, const uint64_t* count) noexcept:
+        """A count that other threads may be raising."""
+        cdef uint64_t n
+        kv_mutex_lock(&self.r.lock)
+        n = count[0]
+        kv_mutex_unlock(&self.r.lock)
+        return n
 
     def ops(self):
         """Everything recorded so far, as a list of Op; MemoryError when something was lost."""
