@@ -416,8 +416,11 @@ def test_watches_that_end_begin_anew(monkeypatch: pytest.MonkeyPatch, refused: i
         until(kube, lambda: stored(kube, "serviceaccounts/m/default"))
 
 
-def test_the_end_of_a_namespace_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watch that waits for the last object ends; the namespace goes all the same."""
+@pytest.mark.parametrize("ended", [False, True])
+def test_the_end_of_a_namespace_is_tried_again(monkeypatch: pytest.MonkeyPatch, ended: bool
+                                               ) -> None:
+    """The watch that waits for the last object does not begin, or ends; the namespace goes all the
+    same."""
     monkeypatch.setattr(housekeeping, "FIRST_PAUSE", 0)
     with replicas(1) as (kube,):
         store = Watched(kube.store)
@@ -431,6 +434,9 @@ def test_the_end_of_a_namespace_is_tried_again(monkeypatch: pytest.MonkeyPatch) 
             while not store.watches:
                 await asyncio.sleep(0)
         kube.run(asyncio.wait_for(waits(), 20))
+        if ended:
+            store.watches.pop().cancel()
+            kube.run(asyncio.wait_for(waits(), 20))
         kube.call("PATCH", f"{MAPS}/held", {"metadata": {"finalizers": None}}, patch="merge")
         until(kube, lambda: not stored(kube, "namespaces/n"))
 

@@ -11,6 +11,8 @@ import pytest
 from kube_server import CONFIG_MAPS, DEPLOYMENTS, PODS, Kube, Object, config_map, deployment, pod
 
 from kvcore.kube import status
+from kvcore.kube.admission import Chain, mutating
+from kvcore.kube.call import Call
 from kvcore.kube.request import Answer
 from kvcore.kube.storage import Changed
 
@@ -185,6 +187,23 @@ def test_creating_by_put_is_authorized_as_a_create(kube: Kube) -> None:
     kube.api.authorize = authorize
     assert kube.call("PUT", f"{LEASES}/l", lease("l", "x")).code == 403
     assert kube.call("GET", f"{LEASES}/l").code == 404
+
+
+def test_admission_does_not_rename_what_a_put_creates() -> None:
+    """Or a PUT of one name would be an update of another, which its writer may not touch."""
+    @mutating()
+    def rename(call: Call) -> None:
+        call.object["metadata"]["name"] = "other"
+
+    with Kube(admission=Chain([rename])) as kube:
+        made = kube.make(LEASES, lease("posted", "x"))
+        assert made.meta["name"] == "other"
+        for name in ("l", "m"):
+            reply = kube.call("PUT", f"{LEASES}/{name}", lease(name, "mine"))
+            assert reply.code == 500
+            assert reply.message.endswith("admission may not change metadata.name")
+        assert kube.call("GET", f"{LEASES}/other").obj == made.obj
+        assert kube.call("GET", LEASES).obj["items"] == [made.obj]
 
 
 # --- generation and status ------------------------------------------------------------------------

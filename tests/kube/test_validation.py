@@ -108,6 +108,32 @@ def test_another_kind(server: Server, sent: dict[str, Any], said: str) -> None:
     assert (code, answer["message"]) == (400, said)
 
 
+@pytest.mark.parametrize("silent", ["", None])
+@pytest.mark.parametrize("part", ["apiVersion", "kind"])
+@pytest.mark.parametrize("large", [0, 140_000])
+def test_a_body_that_is_silent_about_its_kind(server: Server, silent: str | None, part: str,
+                                              large: int) -> None:
+    """What says that it is nothing is taken to be what the path serves, with all its rules."""
+    maps = "/api/v1/namespaces/default/configmaps"
+    obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"},
+           "data": {"a": 5, "b": "x" * large}, part: silent}
+    said = ('ConfigMap in version "v1" cannot be handled as a ConfigMap: json: cannot unmarshal '
+            "number into Go struct field ConfigMap.data of type string")
+    assert server.create(obj, path=maps)[1]["message"] == said
+    obj |= {"data": {"b": "x" * large}, "extra": 1}
+    answer = server.send("POST", maps, orjson.dumps(obj))
+    assert answer.warnings == ['unknown field "extra"']
+    assert "extra" not in orjson.loads(answer.body)
+    obj["data"] = 5
+    for method, media in (("PUT", "json"), ("PATCH", "merge-patch+json")):
+        answer = server.send(method, f"{maps}/a", orjson.dumps(obj), f"application/{media}")
+        assert answer.code in (400, 422) and b"ConfigMap.data of type map" in answer.body
+    review = {"apiVersion": silent, "spec": {"user": 5}, "extra": "x" * large}
+    answer = server.send("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+                         orjson.dumps(review))
+    assert answer.code == 400 and b"spec.user of type string" in answer.body
+
+
 def test_a_slice_with_too_many_ports(server: Server) -> None:
     """The number alone is told, not what else is wrong with 20,000 of them."""
     code, answer = server.create({

@@ -174,7 +174,10 @@ def prepare(call: Call) -> None:
     """What the server alone decides of a new object."""
     drop_repeated_owners(call, " after mutating admission happens")
     metadata = call.object["metadata"]
-    name = call.name = metadata.get("name") or ""          # admission may have given another one
+    name = metadata.get("name") or ""          # admission may have given another one,
+    if call.target.name and name != call.target.name:
+        raise status.internal("admission may not change metadata.name")    # but not to a PUT
+    call.name = name
     check_namespace(call, metadata.get("namespace") or "")
     if call.resource.namespaced:
         metadata["namespace"] = call.namespace

@@ -273,8 +273,9 @@ class Housekeeping:
         prefix, revision = left
         with self.api.store.watch(prefix=prefix, no_put=True,
                                   start_revision=revision + 1) as watch:
-            await anext(watch)
-        return False
+            async for _ in watch:
+                return False
+        raise Error("the watch of what is left in it has ended")
 
     async def _empty(self, name: str, uid: str) -> tuple[bytes, int] | None:
         """Deletes every object. Returns: None when nothing is left, or the namespace is another by

@@ -109,8 +109,8 @@ def check_fields(call: Call) -> None:
     if call.checked:
         return
     obj, resource = call.object, call.resource
-    name = type_of_kind(obj.get("apiVersion", resource.api_version),
-                        obj.get("kind", resource.kind))
+    name = type_of_kind(obj.get("apiVersion") or resource.api_version,
+                        obj.get("kind") or resource.kind)
     if name is None:
         return
     told = call.options.field_validation != "Ignore"
