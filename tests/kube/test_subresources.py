@@ -80,6 +80,21 @@ def test_scales_that_are_none(kube: Kube, body: Object, code: int, message: str)
     assert kube.store.revision == made.rv
 
 
+@pytest.mark.parametrize(("replicas", "said"), [
+    (1 << 31, "number 2147483648"), (-(1 << 31) - 1, "number -2147483649"), (1.5, "number 1.5"),
+    (True, "bool"), ("3", "string"), ([1], "array")])
+def test_replicas_that_a_field_cannot_hold(kube: Kube, replicas: object, said: str) -> None:
+    """Or the stored object would be one that nobody can change any more."""
+    made = kube.make(DEPLOYMENTS, deployment("d", 2))
+    for method, code in (("PUT", 400), ("PATCH", 422)):
+        reply = kube.call(method, f"{D}/scale", scale("d", replicas),
+                          **({"patch": "merge"} if method == "PATCH" else {}))
+        assert reply.code == code
+        assert f"json: cannot unmarshal {said} into Go struct field ScaleSpec.spec.replicas" \
+            in reply.message
+    assert kube.call("GET", D).obj == made.obj
+
+
 def test_what_has_no_scale(kube: Kube) -> None:
     assert kube.call("GET", f"{PODS}/p/scale").code == 404
     missing = kube.call("GET", f"{DEPLOYMENTS}/none/scale")
@@ -139,6 +154,23 @@ def test_bindings_that_are_refused(kube: Kube) -> None:
     assert kube.call("GET", "/api/v1/namespaces/default/bindings").code == 405
     wide = kube.call("POST", "/api/v1/namespaces/default/bindings", binding("a/b", "n1"))
     assert wide.code == 400
+
+
+@pytest.mark.parametrize("url", [f"{P}/binding", "/api/v1/namespaces/default/bindings"])
+@pytest.mark.parametrize("part", ["labels", "annotations"])
+def test_a_bindings_fields_are_looked_at(kube: Kube, url: str, part: str) -> None:
+    """Its labels and annotations become the pod's, which must be an object afterwards."""
+    made = kube.make(PODS, pod("p"))
+    wrong = binding("p", "n1")
+    wrong["metadata"][part] = {"a": 5}
+    reply = kube.call("POST", url, wrong)
+    assert reply.code == 400 and reply.message == (
+        'Binding in version "v1" cannot be handled as a Binding: json: cannot unmarshal number '
+        f"into Go struct field ObjectMeta.metadata.{part} of type string")
+    assert kube.call("GET", P).obj == made.obj
+    reply = kube.call("POST", url, {**binding("p", "n1"), "extra": 1})
+    assert reply.code == 201
+    assert reply.warnings == ['299 - "unknown field \\"extra\\""']
 
 
 def test_a_pod_that_ends_is_not_bound(kube: Kube) -> None:

@@ -33,6 +33,7 @@ from kvcore.kube.request import Answer
 from kvcore.kube.selectors import Requirement
 from kvcore.kube.status import ApiError, Cause
 from kvcore.kube.storage import Changed
+from kvcore.kube.validation import check_fields
 
 __all__ = ["SUBRESOURCES", "bind", "evict"]
 
@@ -96,16 +97,21 @@ def _check_scale(scale: Object, stored: Object) -> list[Cause]:
     return []
 
 
+INT32 = 2 ** 31
+
+
 def _typed_scale(scale: Object) -> None:
-    """Errors: 400 for replicas that are no number."""
+    """Errors: 400 for replicas that are no number of 32 bits."""
     for part in ("spec", "status"):
         value = scale.get(part)
         if value is not None and not isinstance(value, dict):
             raise _cannot("Scale", "autoscaling/v1", value, part, "object")
     spec = scale.get("spec")
     replicas = spec.get("replicas") if isinstance(spec, dict) else spec
-    if replicas is not None and type(replicas) is not int:
-        named = "string" if isinstance(replicas, str) else "value"
+    if replicas is not None and not (type(replicas) is int and -INT32 <= replicas < INT32):
+        named = json_type(replicas)
+        if named == "number":
+            named += f" {replicas}"
         raise status.bad_request('Scale in version "v1" cannot be handled as a Scale: json: cannot '
                                  f"unmarshal {named} into Go struct field ScaleSpec.spec.replicas "
                                  "of type int32")
@@ -203,6 +209,9 @@ def _sent(call: Call, api_version: str, kind: str) -> Object:
                                   kind)
     check_named(call, call.object, kind)
     check_kind(call, call.object, api_version, kind)
+    # a binding's labels and annotations become the pod's
+    check_fields(replace(call, resource=call.api.resources.of_kind(api_version, kind)
+                         or call.resource))
     metadata = call.object["metadata"]
     check_namespace(call, metadata.get("namespace") or "")
     for holder, part in ((call.object, "target"), (call.object, "deleteOptions"),
