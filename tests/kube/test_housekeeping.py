@@ -221,20 +221,23 @@ class Moody:
 
     name, operations = "Moody", frozenset({"DELETE"})
 
-    def __init__(self) -> None:
-        self.seen = set[str]()
+    def __init__(self, code: int) -> None:
+        self.code, self.seen = code, set[str]()
 
     def validate(self, call: Call) -> None:
         if call.resource.kind == "ConfigMap" and call.name not in self.seen:
             self.seen.add(call.name)
-            raise forbidden(call, "not now")
+            error = forbidden(call, "not now")
+            error.code = self.code
+            raise error
 
 
-def test_what_fails_at_the_end_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refusal, and errors of the store."""
+@pytest.mark.parametrize("code", [403, 409])
+def test_what_fails_at_the_end_is_tried_again(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """A refusal, also one that sounds as if the object were another, and errors of the store."""
     monkeypatch.setattr(housekeeping, "FIRST_PAUSE", 0.0)
     with replicas(1) as (kube,):
-        kube.api.admission = Chain([Moody()])
+        kube.api.admission = Chain([Moody(code)])
         remove, errors = kube.api.objects.remove, [NoSpaceError("full"), CompactedError(1, 2)]
 
         async def failing(key: bytes, revision: int) -> int:

@@ -324,10 +324,16 @@ class Housekeeping:
                 options.grace = 0
             await delete_object(call, options)
         except status.ApiError as error:
-            if error.code not in (404, 409):
+            if error.code != 404 and not (error.code == 409 and self._is_another(call, uid)):
                 _log.warning("%s %s/%s stays in a namespace that is terminating: %s",
                              resource.qualified, namespace, name, error.message)
                 raise
+
+    def _is_another(self, call: Call, uid: str) -> bool:
+        """Whether the call's object is gone, or not the one of that uid: a conflict may also be
+        what a webhook says."""
+        found = self.api.store.get(call.key)
+        return found is None or _who(found) != (call.name, uid)
 
     def _is_lost(self, call: Call) -> bool:
         """Whether the pod's node does not exist."""
