@@ -454,6 +454,43 @@ def test_a_patched_object_is_read_like_a_body(world: World, server: WebhookServe
     assert found["spec"]["containers"][0]["resources"]["limits"] == {"cpu": "500m"}
 
 
+def test_subresources_have_kinds_of_their_own(world: World, server: WebhookServer) -> None:
+    """Scales and bindings are asked about, and patched, as what they are."""
+    wanted: list[Any] = [3]
+    server.answers["/patch"] = lambda review: patch(
+        {"op": "add", "path": "/metadata/annotations", "value": {"a": "1"}}
+        if review["request"]["kind"]["kind"] == "Binding" else
+        {"op": "add", "path": "/spec/replicas", "value": wanted[-1]})
+    configure(world, server.hook("patch", rules=[{
+        "operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"],
+        "resources": ["deployments/scale", "pods/binding"]}]), kind="Mutating")
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": pod()["spec"]}
+    deployments = "/apis/apps/v1/namespaces/default/deployments"
+
+    def send(method: str, url: str, obj: Object) -> tuple[int, Object]:
+        answer = world.run(world.api.handle(Request.of(
+            method, url, body=orjson.dumps(obj), user=ADMIN)))
+        return answer.code, orjson.loads(answer.body)
+    assert send("POST", deployments, {"metadata": {"name": "d"}, "spec": {
+        "selector": {"matchLabels": {"a": "b"}}, "template": template}})[0] == 201
+    code, found = send("PUT", f"{deployments}/d/scale", {
+        "metadata": {"name": "d"}, "spec": {"replicas": 2}})
+    assert (code, found.get("spec")) == (200, {"replicas": 3}), found
+    wanted.append(1.5)
+    code, found = send("PUT", f"{deployments}/d/scale", {
+        "metadata": {"name": "d"}, "spec": {"replicas": 2}})
+    assert code == 400 and "ScaleSpec.spec.replicas of type int32" in found["message"]
+    world.create(pod())
+    code, found = send("POST", "/api/v1/namespaces/default/pods/web/binding", {
+        "metadata": {"name": "web"}, "target": {"name": "n"}})
+    assert code == 201, found
+    bound = world.stored("Pod", "web")
+    assert bound is not None and bound["metadata"]["annotations"] == {"a": "1"}
+    assert [review["request"]["requestKind"] for _, review in server.asked] == [
+        {"group": "autoscaling", "version": "v1", "kind": "Scale"}] * 2 + [
+        {"group": "", "version": "v1", "kind": "Binding"}]
+
+
 def test_no_patch_is_none(world: World, server: WebhookServer) -> None:
     server.answers["/null"] = whole(patch=base64.b64encode(b"null").decode(),
                                     patchType="JSONPatch")

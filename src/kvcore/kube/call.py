@@ -103,6 +103,14 @@ class Call:
     def subresource(self) -> str:
         return self.target.subresource
 
+    @property
+    def shown(self) -> tuple[str, str]:
+        """apiVersion and kind of what admission sees: of some subresources another than the
+        resource's."""
+        seen = self.object or self.old or {}
+        return (seen.get("apiVersion") or self.resource.api_version,
+                seen.get("kind") or self.resource.kind)
+
     def warn(self, text: str) -> None:
         """Sent as a Warning header beside the answer."""
         if text not in self.warnings:

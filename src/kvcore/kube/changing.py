@@ -187,6 +187,7 @@ def version(change: Change) -> None:
 def prepare(change: Change) -> None:
     """The object that is to be stored; where the client has no say, what is stored stays."""
     call, view = change.call, change.view
+    view.typed(call.object)                    # admission may have changed it
     causes = view.check(call.object, change.old)
     if causes:
         group = (view.api_version or call.resource.api_version).rpartition("/")[0]

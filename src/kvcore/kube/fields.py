@@ -12,7 +12,8 @@ and times in their one spelling, and refuses what Go's decoder would refuse, in 
 Named invariants:
 1. **settled**: what `settle` has been through is `ok`.
 2. **first in the document**: the value that is refused is the first bad one, as Go reads it.
-Thread safety: one thread at a time (closures are made on the way). May not know: HTTP, the store.
+Thread safety: any threads; a closure that another is still making says no, and the long way then
+says the same. May not know: HTTP, the store.
 Source: sigs.k8s.io/json, apiserver endpoints/handlers/rest.go (transformDecodeError).
 """
 

@@ -149,8 +149,9 @@ async def bind(call: Call) -> Answer:
     if wrong:
         raise ApiError(500, "", wrong[0] if len(wrong) == 1 else f"[{', '.join(wrong)}]")
     meta.check_segment(name)
-    call.object = binding
     await _admit(call)
+    binding = call.object                      # admission may have made another one of it
+    node = (binding.get("target") or {}).get("name") or node
     pod = replace(call, resource=pods, name=name)
     pod.key = call.api.layout.key(pods, call.namespace, name)
     await _rewrite(pod, lambda stored: _bound(pod, stored, binding, node))

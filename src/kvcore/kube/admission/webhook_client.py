@@ -163,7 +163,9 @@ class Client:
 def request_of(call: Call, uid: str) -> Object:
     """The AdmissionRequest."""
     resource, target = call.resource, call.target
-    kind = {"group": resource.group, "version": resource.version, "kind": resource.kind}
+    api_version, shown = call.shown
+    group, _, version = api_version.rpartition("/")
+    kind = {"group": group, "version": version, "kind": shown}
     path = {"group": resource.group, "version": resource.version, "resource": resource.plural}
     request: Object = {"uid": uid, "kind": kind, "resource": path}
     if target.subresource:

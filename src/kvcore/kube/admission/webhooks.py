@@ -249,14 +249,15 @@ def check_same(call: Call, new: Any) -> None:
     resource = call.resource
     if not isinstance(new, dict):
         raise status.internal(no_object(new))
-    version, kind = new.get("apiVersion") or resource.api_version, new.get("kind") or resource.kind
-    if (version, kind) != (resource.api_version, resource.kind):
+    shown = call.shown
+    version, kind = new.get("apiVersion") or shown[0], new.get("kind") or shown[1]
+    if (version, kind) != shown:
         version, kind = str(version), str(kind)
         if call.api.resources.of_kind(version, kind) is None:
             raise status.internal(no_such_kind(version, kind))
-        own = resource.group.partition(".")[0] or "core"
+        own = shown[0].rpartition("/")[0].partition(".")[0] or "core"
         raise status.ApiError(500, "", f"converting ({version.rpartition('/')[2]}.{kind}) to "
-                              f"({own}.{resource.kind}): unknown conversion")
+                              f"({own}.{shown[1]}): unknown conversion")
     new["apiVersion"], new["kind"] = version, kind
     settled(version, kind, new)
     metadata = new.setdefault("metadata", {})

@@ -7,8 +7,8 @@
     validate_status   422  metadata only: status belongs to controllers
 
 A kind without a row in KINDS has its fields and metadata checked, nothing more.
-Thread safety: one event loop's thread. Source: kubernetes pkg/apis/*/validation, apimachinery
-api/validation. May not know: HTTP, the store.
+Thread safety: one event loop's thread; check_fields of a large body runs in another. Source:
+kubernetes pkg/apis/*/validation, apimachinery api/validation. May not know: HTTP, the store.
 """
 
 from __future__ import annotations
