@@ -256,8 +256,10 @@ class Housekeeping:
                     pause = FIRST_PAUSE
                 except ClosedError:
                     raise
-                except (status.ApiError, Error) as error:
-                    _log.warning("the end of namespace %s is tried again: %s", name, error)
+                except Exception as error:
+                    known = isinstance(error, (status.ApiError, Error))
+                    _log.warning("the end of namespace %s is tried again: %s", name, error,
+                                 exc_info=None if known else error)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
         finally:

@@ -4,7 +4,7 @@
 What the server writes into an object before it is stored, whoever made it, and the rules a name
 keeps. Sources: apimachinery util/validation, apiserver registry/rest (create.go, update.go),
 storage/names (generate.go).
-Thread safety: one event loop's thread, or a lock around it. May not know: the store.
+Thread safety: any thread. May not know: the store.
 """
 
 from __future__ import annotations
@@ -51,23 +51,24 @@ class _Entropy:
     a uid may. A forked child begins with none, so it shares nothing with its parent."""
 
     def __init__(self) -> None:
-        self._bytes, self._at = b"", 0
+        self._left: list[bytes] = []
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        self._bytes, self._at = b"", 0
+        self._left = []
 
     def take(self) -> bytes:
-        """16 bytes."""
-        at = self._at
-        if at >= len(self._bytes):
-            self._bytes, at = os.urandom(4096), 0
-        self._at = at + 16
-        return self._bytes[at:at + 16]
+        """16 bytes, which nobody else gets, from whatever thread."""
+        while True:
+            try:
+                return self._left.pop()
+            except IndexError:
+                page = os.urandom(4096)
+                self._left = [page[at:at + 16] for at in range(0, len(page), 16)]
 
 
-_entropy = _Entropy()                               # of the event loop's thread
+_entropy = _Entropy()
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 

@@ -8,22 +8,20 @@
 Invariants: (in-order) entries stand in the order in which the calls took effect, since one mutex is
 held over call and entry, but not while a call stands at a gate or takes long; (as-done) a call that
 was made to fail is recorded with its errno, a short write with the bytes that were written, a
-flipped one with what was stored; (all-count) every plan counts every call that matches it, also one
-that another plan spoils.
-Thread safety & ownership: any thread; takes the GIL only to give it away at a gate.  Entries live
-until `clear` or the end.
+flipped one with what was stored; (all-count) every plan counts every call that matches it.
+Thread safety & ownership: any thread, GIL or not.  Entries live until `clear` or the end.
 May not know: segments, crashes (faults.py builds those from the entries).
 """
 
-from libc.errno cimport EIO, ENOSYS
-from libc.errno cimport errno as last_errno
+from libc.errno cimport EIO, ENOSYS, errno as last_errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strcmp, strdup, strrchr
 
 from kvcore._native cimport (
     Io, KvCond, KvIo, KvMutex, kv_cond_broadcast, kv_cond_destroy, kv_cond_init, kv_cond_wait,
-    kv_cond_wait_ns, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock, kv_posix_io,
+    kv_cond_wait_ns, kv_load_u64, kv_mutex_destroy, kv_mutex_init, kv_mutex_lock, kv_mutex_unlock,
+    kv_posix_io, kv_store_u64,
 )
 
 from kvcore.testing._ops import Op
@@ -123,7 +121,7 @@ cdef struct Recorder:
     int plan_count
     char** names         # path by handle, NULL: not open
     int name_cap
-    uint64_t[KINDS] calls
+    uint64_t[KINDS] calls        # atomic, as struck
     uint64_t struck      # calls that a plan made fail
     int dead             # errno of everything since the power was cut; 0: there is power
     bint can_map
@@ -158,7 +156,7 @@ cdef void _judge(Recorder* r, const Call* c, Verdict* v) noexcept nogil:
     cdef int i = 0
     cdef Plan* p
     memset(v, 0, sizeof(Verdict))
-    r.calls[c.kind] += 1
+    kv_store_u64(&r.calls[c.kind], r.calls[c.kind] + 1)
     while i < r.plan_count:
         p = &r.plans[i]
         i += 1
@@ -214,7 +212,7 @@ cdef int _begin(Recorder* r, const Call* c, Verdict* v) noexcept nogil:
         kv_mutex_lock(&r.lock)
     if r.dead and c.kind != CLOSE:
         return -r.dead
-    r.struck += v.error != 0
+    kv_store_u64(&r.struck, r.struck + (v.error != 0))
     return -v.error
 
 
@@ -662,21 +660,12 @@ cdef class RecordingIo(Io):
 
     def calls(self, kind):
         """How many calls of a kind there were, failed ones included."""
-        cdef int which = _KINDS.index(kind)
-        return self._counted(&self.r.calls[which])
+        return kv_load_u64(&self.r.calls[<int>_KINDS.index(kind)])
 
     @property
     def struck(self):
         """How many calls a plan made fail."""
-        return self._counted(&self.r.struck)
-
-    cdef uint64_t _counted(self, const uint64_t* count) noexcept:
-        """A count that other threads may be raising."""
-        cdef uint64_t n
-        kv_mutex_lock(&self.r.lock)
-        n = count[0]
-        kv_mutex_unlock(&self.r.lock)
-        return n
+        return kv_load_u64(&self.r.struck)
 
     def ops(self):
         """Everything recorded so far, as a list of Op; MemoryError when something was lost."""
