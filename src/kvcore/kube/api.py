@@ -26,7 +26,7 @@ import orjson
 
 from kvcore import Store
 from kvcore.errors import ClosedError, NoSpaceError, RequestTooLargeError
-from kvcore.kube import meta, status
+from kvcore.kube import meta, negotiation, status
 from kvcore.kube.admission import Chain
 from kvcore.kube.audit import AuditLog, Trail, audited
 from kvcore.kube.authorization import named
@@ -72,7 +72,8 @@ VERBS: dict[str, Verb] = {
     "create": create, "get": get, "list": list_objects, "watch": watch, "update": update,
     "patch": patch, "delete": delete, "deletecollection": delete_collection}
 LARGE_BODY = 128 * 1024              # bytes of a body that is not read in the event loop
-LARGE_AT_ONCE = 2
+LARGE_ANSWER = 4 * 1024              # ... of one that is not written in YAML there
+LARGE_AT_ONCE = 2                    # of both
 KINDS_SENT = {"binding": "Binding", "eviction": "Eviction", "scale": "Scale",
               "token": "TokenRequest"}
 ON_COLLECTIONS = frozenset({"create", "list", "watch", "deletecollection"})
@@ -155,6 +156,10 @@ class Api:
             answer = refusal(error)
         except Exception as error:
             answer = refusal(self._unexpected(error, request))
+        accept = request.headers.get("accept", "")
+        if ("yaml" in accept and answer.chunks is None and answer.content_type == negotiation.JSON
+                and (target.is_resource or answer.code >= 400)):
+            await self._respell(answer, accept)
         if warnings:
             answer.warnings.extend(shortened(warnings))
         self.metrics.of_request(
@@ -186,12 +191,23 @@ class Api:
                     warnings=warnings)
         if trail is not None:
             trail.call = call
+        if target.verb != "watch":                      # which is a stream, and says so itself
+            negotiation.negotiate(request.headers.get("accept", ""))
         if target.verb == "watch" and request.method not in ("GET", "HEAD"):
             raise status.method_not_allowed()           # /api/v1/watch/... is a path of any method
         if len(request.body) > LARGE_BODY and target.verb in READ_APART:
             async with self._large_bodies:
                 await asyncio.to_thread(READ_APART[target.verb], call)
         return await _to_the_end(verb, call)
+
+    async def _respell(self, answer: Answer, accept: str) -> None:
+        """In YAML, for a client that likes it better; a large one in a thread."""
+        if negotiation.accepted(accept) == negotiation.YAML:
+            if len(answer.body) < LARGE_ANSWER:
+                negotiation.as_yaml(answer)
+            else:
+                async with self._large_bodies:
+                    await asyncio.to_thread(negotiation.as_yaml, answer)
 
     def _known(self, request: Request, trail: Trail) -> User:
         """Who asks; the trail has it also if they may not be who they want to be."""

@@ -37,8 +37,7 @@ from kvcore.kube.call import Call, Object, Options
 from kvcore.kube.codec import object_of
 from kvcore.kube.decode import decode_body
 from kvcore.kube.gojson import json_type
-from kvcore.kube.negotiation import YAML, as_yaml, negotiate
-from kvcore.kube.reading import list_json
+from kvcore.kube.reading import list_objects
 from kvcore.kube.request import Answer, is_true
 from kvcore.kube.status import ApiError, Cause
 from kvcore.kube.storage import Changed
@@ -391,8 +390,7 @@ async def delete_collection(call: Call) -> Answer:
     """DELETE of all that a list with the same parameters shows; those who go meanwhile are no
     error. Returns: 200 and that list. Not atomic."""
     options = call.parsed or DeleteOptions.read(call)
-    accept = negotiate(call.request.headers.get("accept", ""))
-    listed = await list_json(call)
+    listed = await list_objects(call)
     items = orjson.loads(listed.body)["items"]
     names = iter([(item["metadata"].get("namespace", ""), item["metadata"]["name"])
                   for item in items])
@@ -412,4 +410,4 @@ async def delete_collection(call: Call) -> Answer:
     finally:
         for worker in workers:
             worker.cancel()
-    return as_yaml(listed) if accept == YAML else listed
+    return listed

@@ -68,9 +68,8 @@ def negotiate(accept: str, *, stream: bool = False) -> str:
     raise status.not_acceptable(STREAM if stream else f"{JSON}, {YAML}")
 
 
-def as_yaml(answer: Answer) -> Answer:
-    """The same answer in YAML, keys in order. Cost: some 2 ms a KB."""
+def as_yaml(answer: Answer) -> None:
+    """The same answer in YAML, keys in order, in place. Cost: some 2 ms a KB."""
     answer.body = yaml.dump(orjson.loads(answer.body), encoding="utf-8", allow_unicode=True,
                             Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
     answer.content_type = YAML
-    return answer

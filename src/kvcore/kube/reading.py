@@ -31,11 +31,10 @@ from kvcore.kube.list_options import (
     read_token,
     write_token,
 )
-from kvcore.kube.negotiation import YAML, as_yaml, negotiate
 from kvcore.kube.request import Answer
 from kvcore.kube.selectors import Selector
 
-__all__ = ["get", "list_json", "list_objects"]
+__all__ = ["get", "list_objects"]
 
 CONTINUE_TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. You can start "
@@ -50,10 +49,9 @@ Span = tuple[bytes, bytes]
 
 
 async def get(call: Call) -> Answer:
-    """One object. Errors: 404, 406; 500 for bytes that are none. Cost: one look-up and one cut of
+    """One object. Errors: 404; 500 for bytes that are none. Cost: one look-up and one cut of
     its bytes."""
     api, asked = call.api, call.request.query.get("resourceVersion")
-    accept = negotiate(call.request.headers.get("accept", ""))
     key = api.layout.key(call.resource, call.namespace, call.name)
     if asked:
         if revision := parse_version(asked):
@@ -74,22 +72,14 @@ async def get(call: Call) -> Answer:
         except Damaged as error:
             raise damage(key, str(error)) from None
         api.metrics.of_store("get", call.resource, perf_counter() - before)
-    answer = Answer(200, body)
-    return as_yaml(answer) if accept == YAML else answer
+    return Answer(200, body)
 
 
 async def list_objects(call: Call) -> Answer:
     """A page or all; see the module for where it is read.
 
-    Errors: 400, 406, 410, 422, 504; 500 for bytes that are no object. Cost: 100 us a page of 500.
+    Errors: 400, 410, 422, 504; 500 for bytes that are no object. Cost: 100 us a page of 500.
     """
-    accept = negotiate(call.request.headers.get("accept", ""))
-    answer = await list_json(call)
-    return as_yaml(answer) if accept == YAML else answer
-
-
-async def list_json(call: Call) -> Answer:
-    """The same, whatever the client accepts."""
     options = ListOptions.of(call, watching=False)
     api, limit, revision = call.api, max(options.limit, 0), options.revision
     prefix = api.layout.prefix(call.resource, call.namespace)
