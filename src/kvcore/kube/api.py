@@ -31,7 +31,7 @@ from kvcore.kube.admission import Chain
 from kvcore.kube.audit import AuditLog, Trail, audited
 from kvcore.kube.authorization import named
 from kvcore.kube.caching import Policy
-from kvcore.kube.call import Call, Object, Options
+from kvcore.kube.call import LARGE_BODY, Call, Object, Options
 from kvcore.kube.changing import patch, read_patch, update
 from kvcore.kube.codec import CODECS
 from kvcore.kube.create import create, finish
@@ -71,7 +71,6 @@ Texts = list[str]                       # `list` is a verb inside of Api
 VERBS: dict[str, Verb] = {
     "create": create, "get": get, "list": list_objects, "watch": watch, "update": update,
     "patch": patch, "delete": delete, "deletecollection": delete_collection}
-LARGE_BODY = 128 * 1024              # bytes of a body that is not read in the event loop
 LARGE_AT_ONCE = 2
 KINDS_SENT = {"binding": "Binding", "eviction": "Eviction", "scale": "Scale",
               "token": "TokenRequest"}
