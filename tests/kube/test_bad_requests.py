@@ -489,6 +489,18 @@ def test_a_patch_of_a_large_object_is_applied_beside_the_loop(
     assert [thread == loop for thread in outer] == [True, False, False]
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("query, code", [
+    ("dryRun=All&dryRun=x", 422), ("dryRun=x&dryRun=All", 422), ("dryRun=All&dryRun=All", 200)])
+def test_every_dry_run_counts(api: Server, protocol: str, query: str, code: int) -> None:
+    values = json.dumps([pair.partition("=")[2] for pair in query.split("&")])
+    for method, body, headers in (("PATCH", b'{"data":{"a":"2"}}', MERGE), ("DELETE", None, ())):
+        answer, said = ask(api, protocol, method, f"{MAPS}/there?{query}", body, headers)
+        assert answer == code
+        if code == 422:
+            assert f"Unsupported value: {values.replace(' ', '')}: supp" in said["message"]
+
+
 def map_of(**metadata: Any) -> bytes:
     return json.dumps({"metadata": {"name": "x", **metadata}}).encode()
 

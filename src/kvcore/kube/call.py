@@ -55,7 +55,7 @@ class Options:
                                     f"(at position {len(manager[:at].encode())})")
                       for at, c in enumerate(manager[:MANAGER_MAX]) if not c.isprintable())
         if "dryRun" in query and query["dryRun"] != "All":
-            causes.append(Cause.unsupported("dryRun", [query["dryRun"]], "All"))
+            causes.append(Cause.unsupported("dryRun", query["dryRun"].split("\n"), "All"))
         if validation not in ("", "Ignore", "Warn", "Strict"):
             causes.append(Cause.unsupported("fieldValidation", validation, "", "Ignore", "Strict",
                                             "Warn"))
