@@ -50,7 +50,7 @@ class Options:
         if len(manager.encode()) > MANAGER_MAX:
             causes.append(Cause("fieldManager", "FieldValueTooLong",
                                 f"Too long: may not be more than {MANAGER_MAX} bytes"))
-        shown = manager[:2 * MANAGER_MAX]     # each cause shows it: a long one would fill the memory
+        shown = manager[:2 * MANAGER_MAX]     # each cause shows it: not a MiB
         causes.extend(Cause.invalid("fieldManager", shown, f"invalid character U+{ord(c):04X} "
                                     f"(at position {len(manager[:at].encode())})")
                       for at, c in enumerate(manager[:MANAGER_MAX]) if not c.isprintable())

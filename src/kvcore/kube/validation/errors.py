@@ -24,7 +24,7 @@ Errors = list[Cause]
 Object = dict[str, Any]
 
 CAUSES_MAX = 10_000              # that are told; upstream has no end
-WHOLE, SHOWN_MAX = 10, 1024      # causes that show a value whatever its length; characters of others
+WHOLE, SHOWN_MAX = 10, 1024      # causes that show long values; characters of others
 
 
 def _add(errs: Errors, path: str, reason: str, text: str) -> None:

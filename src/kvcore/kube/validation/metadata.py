@@ -156,8 +156,9 @@ def _check_managed(errs: Errors, entry: Object, path: str) -> None:
         too_long(errs, f"{path}.manager", MANAGER_MAX)
     for i, letter in enumerate(manager[:MANAGER_MAX]):
         if not letter.isprintable():
-            invalid(errs, f"{path}.manager", manager[:2 * MANAGER_MAX], f'invalid character {letter!r} (at position '
-                    f"{i}): only printable characters are allowed")
+            invalid(errs, f"{path}.manager", manager[:2 * MANAGER_MAX],
+                    f"invalid character {letter!r} (at position {i}): only printable characters "
+                    "are allowed")
     if len(entry.get("subresource", "")) > SUBRESOURCE_MAX:
         too_long(errs, f"{path}.subresource", SUBRESOURCE_MAX)
 
