@@ -470,6 +470,69 @@ def test_a_large_body_is_read_beside_the_loop(api: Server) -> None:
     assert code == 201 and turns > 20
 
 
+def test_a_patch_of_a_large_object_is_applied_beside_the_loop(
+        api: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large patch, and a small one of an object that is large."""
+    threads = []
+    merge = patch.merge
+
+    def seen(target: Any, said: Object) -> Object:
+        threads.append(threading.get_ident())
+        return merge(target, said)
+    monkeypatch.setattr(patch, "merge", seen)
+    make(api, MAPS, {"metadata": {"name": "grown"}})
+    for text in ("a", "x" * (200 << 10), "b"):
+        said = json.dumps({"data": {text[0]: text}}).encode()
+        assert ask(api, "h2", "PATCH", f"{MAPS}/grown", said, MERGE)[0] == 200
+    loop = api.replicas[0].thread.ident
+    outer = [threads[at] for at in range(0, len(threads), 2)]       # data is merged within
+    assert [thread == loop for thread in outer] == [True, False, False]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("query, code", [
+    ("dryRun=All&dryRun=x", 422), ("dryRun=x&dryRun=All", 422), ("dryRun=All&dryRun=All", 200)])
+def test_every_dry_run_counts(api: Server, protocol: str, query: str, code: int) -> None:
+    values = json.dumps([pair.partition("=")[2] for pair in query.split("&")])
+    for method, body, headers in (("PATCH", b'{"data":{"a":"2"}}', MERGE), ("DELETE", None, ())):
+        answer, said = ask(api, protocol, method, f"{MAPS}/there?{query}", body, headers)
+        assert answer == code
+        if code == 422:
+            assert f"Unsupported value: {values.replace(' ', '')}: supp" in said["message"]
+
+
+def map_of(**metadata: Any) -> bytes:
+    return json.dumps({"metadata": {"name": "x", **metadata}}).encode()
+
+
+# Each cause of these shows the whole of what is wrong: all together they would fill the memory.
+SQUARED = {
+    "field manager": (f"{REVIEW}?fieldManager={'%01' * 20_000}",
+                      b'{"spec":{"resourceAttributes":{"verb":"get"}}}'),
+    "manager": (MAPS, map_of(managedFields=[{"manager": "\u0080" * 50_000, "operation": "Update",
+                                             "fieldsType": "FieldsV1"}])),
+    "controllers": (MAPS, map_of(ownerReferences=[
+        {"apiVersion": "v1", "kind": "Pod", "name": f"p{i}", "uid": "u", "controller": True}
+        for i in range(1500)])),
+    "annotations": (MAPS, map_of(annotations={f"-{i}": "" for i in range(30_000)})),
+}
+
+
+@pytest.mark.parametrize("what", SQUARED)
+def test_a_refusal_is_not_much_larger_than_its_request(api: Server, what: str) -> None:
+    url, body = SQUARED[what]
+    code, said = ask(api, "h2", "POST", url, body, JSON)
+    assert (code, said["reason"]) == (422, "Invalid")
+    assert len(said["details"]["causes"]) <= 10_000
+    assert len(json.dumps(said)) < 8 << 20
+
+
+def test_a_text_behind_many_aliases_is_a_bomb(api: Server) -> None:
+    body = b"metadata: {name: x}\nimmutable: &a %b\ndata: [%b]" % (b"x" * 2**20, b"*a," * 70)
+    code, said = ask(api, "h2", "POST", MAPS, body, YAML)
+    assert (code, "excessive aliasing" in said["message"]) == (400, True), said["message"]
+
+
 def own(kind: str, name: str, rest: str) -> bytes:
     return (f'{{"apiVersion":"v1","kind":"{kind}","metadata":{{"name":"{name}",'
             f'"namespace":"default","uid":"u"}},{rest}}}').encode()

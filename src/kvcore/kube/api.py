@@ -31,7 +31,7 @@ from kvcore.kube.admission import Chain
 from kvcore.kube.audit import AuditLog, Trail, audited
 from kvcore.kube.authorization import named
 from kvcore.kube.caching import Policy
-from kvcore.kube.call import Call, Object, Options
+from kvcore.kube.call import LARGE_BODY, Call, Object, Options
 from kvcore.kube.changing import patch, read_patch, update
 from kvcore.kube.codec import CODECS
 from kvcore.kube.create import create, finish
@@ -71,9 +71,8 @@ Texts = list[str]                       # `list` is a verb inside of Api
 VERBS: dict[str, Verb] = {
     "create": create, "get": get, "list": list_objects, "watch": watch, "update": update,
     "patch": patch, "delete": delete, "deletecollection": delete_collection}
-LARGE_BODY = 128 * 1024              # bytes of a body that is not read in the event loop
-LARGE_ANSWER = 4 * 1024              # ... of one that is not written in YAML there
-LARGE_AT_ONCE = 2                    # of both
+LARGE_ANSWER = 4 * 1024              # bytes of one that is not written in YAML in the event loop
+LARGE_AT_ONCE = 2                    # threads for that, and for large bodies
 KINDS_SENT = {"binding": "Binding", "eviction": "Eviction", "scale": "Scale",
               "token": "TokenRequest"}
 ON_COLLECTIONS = frozenset({"create", "list", "watch", "deletecollection"})

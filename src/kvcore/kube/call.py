@@ -27,6 +27,7 @@ Object = dict[str, Any]
 Operation = Literal["CREATE", "UPDATE", "DELETE", "CONNECT"]
 
 MANAGER_MAX = 128                        # bytes of a fieldManager
+LARGE_BODY = 128 * 1024                  # bytes that are not read in the event loop
 
 
 @dataclass(slots=True)
@@ -49,11 +50,12 @@ class Options:
         if len(manager.encode()) > MANAGER_MAX:
             causes.append(Cause("fieldManager", "FieldValueTooLong",
                                 f"Too long: may not be more than {MANAGER_MAX} bytes"))
-        causes.extend(Cause.invalid("fieldManager", manager, f"invalid character U+{ord(c):04X} "
+        shown = manager[:2 * MANAGER_MAX]     # each cause shows it: not a MiB
+        causes.extend(Cause.invalid("fieldManager", shown, f"invalid character U+{ord(c):04X} "
                                     f"(at position {len(manager[:at].encode())})")
-                      for at, c in enumerate(manager) if not c.isprintable())
+                      for at, c in enumerate(manager[:MANAGER_MAX]) if not c.isprintable())
         if "dryRun" in query and query["dryRun"] != "All":
-            causes.append(Cause.unsupported("dryRun", [query["dryRun"]], "All"))
+            causes.append(Cause.unsupported("dryRun", query["dryRun"].split("\n"), "All"))
         if validation not in ("", "Ignore", "Warn", "Strict"):
             causes.append(Cause.unsupported("fieldValidation", validation, "", "Ignore", "Strict",
                                             "Warn"))

@@ -29,7 +29,8 @@ registry/generic/registry/store.go.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import orjson
@@ -39,7 +40,7 @@ from kvcore.kube import create as creating
 from kvcore.kube import meta, status, views
 from kvcore.kube.authorization import check_escalation
 from kvcore.kube.caching import Blame
-from kvcore.kube.call import Call, Object
+from kvcore.kube.call import LARGE_BODY, Call, Object
 from kvcore.kube.codec import canonical, json_of, object_of, with_version
 from kvcore.kube.create import (
     Stage,
@@ -113,7 +114,17 @@ def current(change: Change) -> None:
     call.revision = 0
 
 
-def make(change: Change) -> None:
+def make(change: Change) -> Awaitable[None] | None:
+    """A patch that is large, or of a large object, is applied in a thread: nobody else waits."""
+    call = change.call
+    if call.target.verb == "patch" and max(
+            len(call.request.body), len(change.stored.value)) > LARGE_BODY:
+        return asyncio.to_thread(_make, change)
+    _make(change)
+    return None
+
+
+def _make(change: Change) -> None:
     change.call.object = change.make(change.call, change.seen)
     if change.call.target.verb == "update":
         creating.drop_repeated_owners(change.call)

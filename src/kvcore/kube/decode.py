@@ -35,6 +35,7 @@ PROTOBUF = "application/vnd.kubernetes.protobuf"
 ACCEPTED = f"{JSON}, {YAML}, {PROTOBUF}"
 SHOWN = 30                       # bytes of a refused body that its refusal shows
 YAML_NODES = 1_000_000           # with aliases written out
+YAML_TEXT = 64                   # characters of a text that count as one more
 YAML_DEPTH = 1000
 DEPTH = 250                      # levels that can be written again, with some around them
 REPEATED_MAX = 100               # keys given twice that are told
@@ -214,6 +215,8 @@ def _measure(node: Any, sizes: dict[int, int], depth: int) -> int:
     if depth > YAML_DEPTH:
         raise yaml.YAMLError(f"exceeded max depth of {YAML_DEPTH}")
     size = 1
+    if isinstance(node, yaml.ScalarNode):
+        size += len(node.value) // YAML_TEXT   # a long text behind many aliases
     if isinstance(node, yaml.CollectionNode):
         for child in node.value:
             if isinstance(child, tuple):

@@ -75,7 +75,7 @@ class DeleteOptions(Options):
         if "orphanDependents" in query:
             found.orphan = is_true(query["orphanDependents"])
         if "dryRun" in query:
-            found._dry([query["dryRun"]])
+            found._dry(query["dryRun"].split("\n"))
         found.check()
         return found
 

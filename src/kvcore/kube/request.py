@@ -64,12 +64,21 @@ class Request:
 
     @classmethod
     def of(cls, method: str, url: str, **rest: Any) -> Request:
-        """From the request line: the path unquoted, the query parsed (first one of a name wins)."""
+        """From the request line: the path unquoted, the query parsed.
+
+        The first parameter of a name wins. Only of `dryRun` all count: lines, if they differ.
+        """
         path, _, query = url.partition("?")
         if "%" in path:
             path = unquote(path)
-        said = reversed(parse_qsl(query, keep_blank_values=True)) if query else ()
-        return cls(method, path, dict(said), url=url, **rest)
+        if not query:
+            return cls(method, path, {}, url=url, **rest)
+        pairs = parse_qsl(query, keep_blank_values=True)
+        said = dict(reversed(pairs))
+        if len(said) < len(pairs) and "dryRun" in said:
+            dry = [value for name, value in pairs if name == "dryRun"]
+            said["dryRun"] = dry[0] if len({*dry}) == 1 else "\n".join(dry)
+        return cls(method, path, said, url=url, **rest)
 
 
 def joined(name: str, before: str, value: str) -> str:

@@ -68,7 +68,7 @@ def check_config_map(errs: Errors, obj: Object, old: Object | None = None) -> No
         invalid_each(errs, f"binaryData[{key}]", key, config_key(key))
         size += size64(value)
     if size > DATA_MAX:
-        too_long(errs, "", DATA_MAX)
+        too_long(errs, "[]", DATA_MAX)         # upstream's name of the whole
 
 
 def _sealed(errs: Errors, obj: Object, old: Object, keys: tuple[str, ...]) -> None:

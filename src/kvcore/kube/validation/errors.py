@@ -23,6 +23,14 @@ __all__ = ["Errors", "Object", "duplicate", "forbidden", "invalid", "invalid_eac
 Errors = list[Cause]
 Object = dict[str, Any]
 
+CAUSES_MAX = 10_000              # that are told; upstream has no end
+WHOLE, SHOWN_MAX = 10, 1024      # causes that show long values; characters of others
+
+
+def _add(errs: Errors, path: str, reason: str, text: str) -> None:
+    if len(errs) < CAUSES_MAX:
+        errs.append(Cause(path, reason, text))
+
 
 def said(value: Any) -> str:
     """A value as it stands in a message: strings quoted, anything else as JSON."""
@@ -36,12 +44,15 @@ def _detailed(text: str, detail: str) -> str:
 
 
 def required(errs: Errors, path: str, detail: str = "") -> None:
-    errs.append(Cause(path, "FieldValueRequired", _detailed("Required value", detail)))
+    _add(errs, path, "FieldValueRequired", _detailed("Required value", detail))
 
 
 def invalid(errs: Errors, path: str, value: Any, detail: str) -> None:
-    errs.append(Cause(path, "FieldValueInvalid",
-                      _detailed(f"Invalid value: {said(value)}", detail)))
+    if len(errs) < CAUSES_MAX:
+        text = said(value)
+        if len(errs) >= WHOLE and len(text) > SHOWN_MAX:
+            text = text[:SHOWN_MAX] + " ..."
+        errs.append(Cause(path, "FieldValueInvalid", _detailed(f"Invalid value: {text}", detail)))
 
 
 def invalid_each(errs: Errors, path: str, value: Any, details: Iterable[str]) -> None:
@@ -52,29 +63,29 @@ def invalid_each(errs: Errors, path: str, value: Any, details: Iterable[str]) ->
 
 def not_supported(errs: Errors, path: str, value: Any, supported: Iterable[str]) -> None:
     listed = ", ".join(said(one) for one in supported)
-    errs.append(Cause(path, "FieldValueNotSupported",
-                      f"Unsupported value: {said(value)}: supported values: {listed}"))
+    _add(errs, path, "FieldValueNotSupported",
+         f"Unsupported value: {said(value)}: supported values: {listed}")
 
 
 def duplicate(errs: Errors, path: str, value: Any, detail: str = "") -> None:
-    errs.append(Cause(path, "FieldValueDuplicate",
-                      _detailed(f"Duplicate value: {said(value)}", detail)))
+    _add(errs, path, "FieldValueDuplicate",
+         _detailed(f"Duplicate value: {said(value)}", detail))
 
 
 def not_found(errs: Errors, path: str, value: Any) -> None:
-    errs.append(Cause(path, "FieldValueNotFound", f"Not found: {said(value)}"))
+    _add(errs, path, "FieldValueNotFound", f"Not found: {said(value)}")
 
 
 def forbidden(errs: Errors, path: str, detail: str) -> None:
-    errs.append(Cause(path, "FieldValueForbidden", _detailed("Forbidden", detail)))
+    _add(errs, path, "FieldValueForbidden", _detailed("Forbidden", detail))
 
 
 def too_long(errs: Errors, path: str, limit: int) -> None:
-    errs.append(Cause(path, "FieldValueTooLong",
-                      f"Too long: may not be more than {limit} bytes"))
+    _add(errs, path, "FieldValueTooLong",
+         f"Too long: may not be more than {limit} bytes")
 
 
 def too_many(errs: Errors, path: str, count: int, limit: int) -> None:
     items = "item" if limit == 1 else "items"
-    errs.append(Cause(path, "FieldValueTooMany",
-                      f"Too many: {count}: must have at most {limit} {items}"))
+    _add(errs, path, "FieldValueTooMany",
+         f"Too many: {count}: must have at most {limit} {items}")

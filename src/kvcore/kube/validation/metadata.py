@@ -13,6 +13,7 @@ from typing import Any
 
 from kvcore.kube.meta import name_problem
 from kvcore.kube.validation.errors import (
+    WHOLE,
     Errors,
     Object,
     forbidden,
@@ -112,7 +113,7 @@ def _bytes(annotations: Object) -> bool:
 
 
 def _check_owners(errs: Errors, owners: list[Object], path: str) -> None:
-    controller = ""
+    controller, further = "", 0
     for owner in owners:
         group, _, version = owner.get("apiVersion", "").rpartition("/")
         if not version or "/" in group:
@@ -126,6 +127,9 @@ def _check_owners(errs: Errors, owners: list[Object], path: str) -> None:
         if owner.get("controller"):
             this = f"{owner.get('kind', '')}/{owner.get('name', '')}"
             if controller:
+                further += 1
+                if further > WHOLE:            # each shows all owners
+                    continue
                 invalid(errs, path, owners, "Only one reference can have Controller set to true. "
                         f'Found "true" in references for {controller} and {this}')
             else:
@@ -150,10 +154,11 @@ def _check_managed(errs: Errors, entry: Object, path: str) -> None:
     manager = entry.get("manager", "")
     if len(manager) > MANAGER_MAX:
         too_long(errs, f"{path}.manager", MANAGER_MAX)
-    for i, letter in enumerate(manager):
+    for i, letter in enumerate(manager[:MANAGER_MAX]):
         if not letter.isprintable():
-            invalid(errs, f"{path}.manager", manager, f'invalid character {letter!r} (at position '
-                    f"{i}): only printable characters are allowed")
+            invalid(errs, f"{path}.manager", manager[:2 * MANAGER_MAX],
+                    f"invalid character {letter!r} (at position {i}): only printable characters "
+                    "are allowed")
     if len(entry.get("subresource", "")) > SUBRESOURCE_MAX:
         too_long(errs, f"{path}.subresource", SUBRESOURCE_MAX)
 
