@@ -40,6 +40,12 @@ def test_a_misfit_is_seen(wrong: dict[str, object]) -> None:
     assert misfits(replace(MUTANTS[0], **wrong))  # type: ignore[arg-type]
 
 
+def test_a_mutant_that_is_no_python_is_seen() -> None:
+    plain = next(mutant for mutant in MUTANTS if mutant.file.endswith(".py"))
+    said = misfits(replace(plain, new=f"({plain.new}"))
+    assert len(said) == 1 and "no Python" in said[0]
+
+
 def test_their_tests_are_collected() -> None:
     """With the parameters that are named."""
     nodes = sorted({f"tests/{test}" for mutant in MUTANTS for test in mutant.tests})

@@ -85,7 +85,7 @@ KUBE_API = (
         file="kube/storage.py",
         old="op = Txn([Compare.mod_revision(key) == revision], [Put(key, stored, "
             "lease=lease)],\n",
-        new="        op = Txn([], [Put(key, stored, lease=lease)],\n",
+        new="op = Txn([], [Put(key, stored, lease=lease)],\n",
         tests=("kube/test_patch.py::test_all_patches_count",),
     ),
     Mutant(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,11 @@ def misfits(mutant: Mutant) -> list[str]:
         wrong.append(f"{mutant.name}: {mutant.file} holds the bug itself: {mutant.new!r}")
     if mutant.old == mutant.new:
         wrong.append(f"{mutant.name}: changes nothing")
+    if mutant.file.endswith(".py") and not wrong:
+        try:
+            ast.parse(text.replace(mutant.old, mutant.new))
+        except SyntaxError as error:
+            wrong.append(f"{mutant.name}: {mutant.file} would be no Python: {error}")
     if not mutant.tests:
         wrong.append(f"{mutant.name}: no test must fail")
     return wrong + [f"{mutant.name}: there is no test {test}" for test in mutant.tests
