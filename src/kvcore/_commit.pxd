@@ -164,7 +164,8 @@ cdef struct Commit:
     CkWriter ck
     BtSnapshot* ck_snap
     char* directory              # "" in memory mode
-    uint64_t ck_number           # of the newest checkpoint
+    uint64_t ck_number           # of the newest checkpoint; this, its revision and ck_written
+                                 # change under lock, too
     uint64_t ck_retry_ns         # pause after a failed one, doubled each time
     uint64_t ck_retry_at_ns
     int64_t ck_revision

@@ -949,7 +949,7 @@ cdef class Engine:
                 kv_raise(rc, self.c.ck.failed_errno or None)
             kv_raise(rc, self.log.c.poison_errno or None if rc == KV_POISONED else None)
             PyErr_CheckSignals()
-        return self.c.ck_number
+        return mine
 
     def _hash(self, int64_t revision):
         """(hash, compact revision, revision hashed); -1: never compacted"""

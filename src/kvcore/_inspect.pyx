@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from kvcore._btree cimport (BtSnapshot, BtStats, BtView, bt_check, bt_dump, bt_snapshot, bt_stats)
-from kvcore._commit cimport Commit, Space
+from kvcore._commit cimport Commit
 from kvcore._engine cimport Engine, slice_of
 from kvcore._hash cimport Hashing, hash_begin, hash_end, hash_step
 from kvcore._leases cimport lt_check
@@ -75,11 +75,11 @@ cdef object inspect_stats(Engine e):
     cdef KvReader now
     cdef uint64_t applied, term, batches, commands
     cdef uint64_t leases, leased, watchers, events, watch_bytes, behind
-    cdef uint64_t used, pinned, segments, counted
-    cdef int64_t alarms
+    cdef uint64_t used, pinned, segments
+    cdef uint64_t live, history, counted, moved, retired, number, written
+    cdef int64_t alarms, counted_revision, number_revision
     cdef uint32_t order
     cdef bint compacting, stopped
-    cdef Space space
     # Copied first: making objects may run finalizers that want the lock.
     e._enter_any()
     bt_stats(&c.state.tree, &s)
@@ -92,12 +92,14 @@ cdef object inspect_stats(Engine e):
     watchers, events, behind = c.hub.watchers, c.hub.events, c.hub.behind
     watch_bytes = c.hub.ring.bytes + c.hub.match_bytes
     stopped = c.stopped != 0
-    space = c.space
+    live, history, counted = c.space.live_bytes, c.space.history_bytes, c.space.counted_bytes
+    counted_revision = c.space.revision
+    moved, retired = c.space.moved_bytes, c.space.retired_segments
+    number, number_revision, written = c.ck_number, c.ck_revision, c.ck_written
     used = space_used(c)
     pinned = kv_load_u64(&e.log.c.retired_bytes)
     segments = kv_load_u64(&e.log.c.segment_count) - kv_load_u64(&e.log.c.holes)
     alarms = c.state.alarms
-    counted = space.counted_bytes
     e._leave()
     kv_mutex_lock_gil(&e.log.c.spare_lock)
     used += (e.log.c.pool_count + (e.log.c.spare != NULL)) * e.log.c.segment_bytes
@@ -109,16 +111,16 @@ cdef object inspect_stats(Engine e):
         "index_bytes": s.chunk_bytes, "index_live_bytes": s.live_bytes,
         "dead_blocks": s.dead_blocks, "snapshots": s.snapshots,
         "copied_nodes": s.copied_nodes, "applied_index": applied, "term": term,
-        "compacting": compacting, "checkpoint_number": c.ck_number,
-        "checkpoint_revision": c.ck_revision, "batches": batches, "commands": commands,
+        "compacting": compacting, "checkpoint_number": number,
+        "checkpoint_revision": number_revision, "batches": batches, "commands": commands,
         "leases": leases, "leased_keys": leased, "watchers": watchers,
         "watch_events": events, "watch_bytes": watch_bytes, "watchers_behind": behind,
     }
-    got.update(used_bytes=used, live_bytes=space.live_bytes, history_bytes=space.history_bytes,
-               counted_revision=space.revision, moved_bytes=space.moved_bytes,
-               checkpoint_bytes=c.ck_written, retired_segments=space.retired_segments,
+    got.update(used_bytes=used, live_bytes=live, history_bytes=history,
+               counted_revision=counted_revision, moved_bytes=moved,
+               checkpoint_bytes=written, retired_segments=retired,
                pinned_bytes=pinned, zeroed_bytes=kv_load_u64(&e.log.c.zeroed),
-               garbage_bytes=counted - min(counted, space.live_bytes + space.history_bytes),
+               garbage_bytes=counted - min(counted, live + history),
                alarms=("NOSPACE",) if alarms & ALARM_NOSPACE else ())
     got.update(segments=segments, segment_bytes=e.log.c.segment_bytes,
                log_bytes=kv_load_u64(&e.log.c.bytes), syncs=kv_load_u64(&e.log.c.syncs),

@@ -102,12 +102,14 @@ cdef void _checkpoint_end(Commit* c, int rc) noexcept nogil:
         kv_store_int(&c.maint_status, KV_OK)
         c.ck_retry_ns = 0
         c.ck_oldest = c.ck_number            # 0: none
+        kv_mutex_lock(&c.lock)               # status() looks at these three
         c.ck_number += 1
         c.ck_revision = c.ck.info.revision
+        c.ck_written += c.ck.info.table_off
+        kv_mutex_unlock(&c.lock)
         c.ck_applied = c.ck.info.applied_index
         c.ck_pos = c.ck.info.replay_from
         kv_store_u64(&c.ck_bytes, c.ck.info.table_off)
-        c.ck_written += c.ck_bytes
         c.ck_ended_ns = c.clock.now_ns(c.clock.ctx)
         space_counted(c, c.ck.table, c.ck.info.segments, c.ck_number, c.ck.info.revision,
                       c.ck.info.replay_from)
