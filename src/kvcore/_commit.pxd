@@ -164,15 +164,14 @@ cdef struct Commit:
     CkWriter ck
     BtSnapshot* ck_snap
     char* directory              # "" in memory mode
-    uint64_t ck_number           # of the newest checkpoint; this, its revision and ck_written
-                                 # change under lock, too
+    uint64_t ck_number           # of the newest checkpoint; changes under lock too
     uint64_t ck_retry_ns         # pause after a failed one, doubled each time
     uint64_t ck_retry_at_ns
-    int64_t ck_revision
+    int64_t ck_revision          # changes under lock too
     uint64_t ck_oldest           # of the oldest one that an open may go back to
     uint64_t ck_applied          # applied index and log position of the newest one
     uint64_t ck_pos
-    uint64_t ck_written          # bytes of all of this run
+    uint64_t ck_written          # bytes of all of this run; changes under lock too
     uint64_t ck_bytes            # size of the newest one
     uint64_t ck_ended_ns         # when it ended; 0: not in this run
     Space space
