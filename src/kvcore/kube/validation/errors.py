@@ -18,8 +18,8 @@ import orjson
 
 from kvcore.kube.status import Cause
 
-__all__ = ["Enough", "Errors", "Object", "duplicate", "forbidden", "invalid", "invalid_each", "not_found",
-           "not_supported", "required", "too_long", "too_many"]
+__all__ = ["Enough", "Errors", "Object", "duplicate", "forbidden", "invalid", "invalid_each",
+           "not_found", "not_supported", "required", "too_long", "too_many"]
 
 Errors = list[Cause]
 Object = dict[str, Any]
