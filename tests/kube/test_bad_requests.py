@@ -20,6 +20,9 @@ import kvcore
 from kvcore.kube import decode, patch, serve, validation
 from kvcore.kube.request import ADMIN, Request
 from kvcore.kube.server import Server
+from kvcore.kube.status import Cause
+from kvcore.kube.validation.errors import Enough
+from kvcore.kube.validation.metadata import check_common
 
 PROTOCOLS = ("http/1.1", "h2")
 Object = dict[str, Any]
@@ -515,6 +518,8 @@ SQUARED = {
         {"apiVersion": "v1", "kind": "Pod", "name": f"p{i}", "uid": "u", "controller": True}
         for i in range(1500)])),
     "annotations": (MAPS, map_of(annotations={f"-{i}": "" for i in range(30_000)})),
+    "scopes": (MAPS.replace("configmaps", "resourcequotas"), json.dumps(
+        {"metadata": {"name": "x"}, "spec": {"scopes": ["x"] * 12_000}}).encode()),
 }
 
 
@@ -525,6 +530,33 @@ def test_a_refusal_is_not_much_larger_than_its_request(api: Server, what: str) -
     assert (code, said["reason"]) == (422, "Invalid")
     assert len(said["details"]["causes"]) <= 10_000
     assert len(json.dumps(said)) < 8 << 20
+
+
+class Counted(list[str]):
+    """A list that knows how many of it were looked at."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for one in super().__iter__():
+            self.looked_at += 1
+            yield one
+
+
+def test_checks_end_with_the_last_cause_that_is_told() -> None:
+    finalizers, errs = Counted(["!"] * 30_000), list[Cause]()
+    with pytest.raises(Enough):
+        check_common(errs, {"finalizers": finalizers})
+    assert len(errs) == 10_000 and finalizers.looked_at == 10_001
+
+
+@pytest.mark.parametrize("url", [REVIEW, MAPS])
+def test_a_refusal_of_more_than_is_told(api: Server, url: str) -> None:
+    body = map_of(finalizers=["!"] * 12_000) if url == MAPS else json.dumps(
+        {"spec": {"resourceAttributes": {"labelSelector": {"requirements": [{}] * 12_000}}}}
+    ).encode()
+    code, said = ask(api, "h2", "POST", url, body, JSON)
+    assert (code, said["reason"], len(said["details"]["causes"])) == (422, "Invalid", 10_000)
 
 
 def test_a_text_behind_many_aliases_is_a_bomb(api: Server) -> None:

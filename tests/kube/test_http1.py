@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import threading
@@ -113,6 +114,44 @@ def test_a_url_that_is_too_large() -> None:
     with Wire(header_bytes=32_768) as wire, wire.connect() as sock:
         sock.sendall(b"GET /" + b"x" * 40_000)
         assert answer_of(sock).status == 431
+
+
+def test_a_content_length_of_thousands_of_digits() -> None:
+    with Wire() as wire, wire.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nContent-Length: " + b"0" * 5000 + b"2\r\n\r\n{}")
+        assert answer_of(sock).status == 200
+        assert wire.seen[0].body == b"{}"
+
+
+def test_others_have_turns_between_pipelined_requests() -> None:
+    turns: list[str] = []
+
+    async def handle(request: Request) -> Answer:
+        turns.append(request.path)
+        asyncio.get_running_loop().call_soon(turns.append, "another")
+        return Answer(200, b"{}")
+
+    with Wire(handle) as wire, wire.connect() as sock:
+        sock.sendall(b"".join(b"GET /%d HTTP/1.1\r\n\r\n" % n for n in range(5)))
+        for _ in range(5):
+            assert answer_of(sock).read() == b"{}"
+    assert turns[:8:2] == ["/0", "/1", "/2", "/3"] and set(turns[1:8:2]) == {"another"}
+
+
+def test_trailers_are_no_headers() -> None:
+    with Wire() as wire, wire.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nX-A: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+                     b"2\r\n{}\r\n0\r\nX-A: 2\r\nX-B: 3\r\n\r\n")
+        assert answer_of(sock).status == 200
+        headers = wire.seen[0].headers
+        assert headers["x-a"] == "1" and "x-b" not in headers
+
+
+def test_small_headers_count_more_than_their_letters() -> None:
+    with Wire(header_bytes=32_768) as wire, wire.connect() as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n" + b"A:b\r\n" * 1000 + b"\r\n")
+        assert answer_of(sock).status == 431
+        assert wire.seen == []
 
 
 def test_a_body_announced_too_large_is_not_waited_for() -> None:

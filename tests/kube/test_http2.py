@@ -324,6 +324,11 @@ BAD = {
                         frames.PROTOCOL_ERROR),
     "a flood of PINGs": (PREFACE + frames.frame(frames.PING, 0, 0, bytes(8)) * 20_000,
                          frames.ENHANCE_YOUR_CALM),
+    "a flood of values in few SETTINGS": (PREFACE + frames.settings(
+        ((frames.INITIAL_WINDOW_SIZE, 100),) * 2000) * 4, frames.ENHANCE_YOUR_CALM),
+    "windows of many streams that change again and again": (
+        PREFACE + b"".join(headers_frame(2 * n + 1, REQUEST, 4) for n in range(160))
+        + frames.settings(((frames.INITIAL_WINDOW_SIZE, 100),) * 600), frames.ENHANCE_YOUR_CALM),
     "streams opened and reset": (PREFACE + b"".join(
         headers_frame(2 * n + 1) + frames.frame(frames.RST_STREAM, 0, 2 * n + 1, bytes(4))
         for n in range(20_000)), frames.ENHANCE_YOUR_CALM),
@@ -380,6 +385,15 @@ def test_a_content_length_that_is_wrong(length: str) -> None:
         id = client.ask("/", method="POST", body=b"hello", headers=(("content-length", length),))
         client.until(lambda: client.ended(id))
         assert client.of(id, h2.events.StreamReset) and wire.seen == []
+
+
+@pytest.mark.parametrize(("length", "code"), [("0" * 5000 + "5", "200"), ("9" * 5000, "413")])
+def test_a_content_length_of_thousands_of_digits(length: str, code: str) -> None:
+    with Wire() as wire, wire.connect("h2") as sock:
+        client = H2(sock)
+        id = client.ask("/", method="POST", body=b"hello" if code == "200" else b"",
+                        headers=(("content-length", length),), end=code == "200")
+        assert client.answer(id)[0] == code
 
 
 def test_more_streams_than_allowed_are_refused() -> None:

@@ -25,6 +25,7 @@ from kvcore.kube import status
 from kvcore.kube.request import Answer, Request, joined
 from kvcore.kube.wire import (
     FOREVER,
+    LENGTH_DIGITS,
     LINGER_SECONDS,
     Connection,
     Hub,
@@ -35,6 +36,7 @@ from kvcore.kube.wire import (
 
 __all__ = ["Http1"]
 
+FIELD_BYTES = 32                 # what a header counts beside its letters, as in HTTP/2
 PIPELINED = 16                   # requests read ahead of the one being answered
 
 
@@ -98,9 +100,11 @@ class Http1(Connection):
             raise _TooLarge
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
+        self._head_bytes += len(name) + len(value) + FIELD_BYTES
         if self._head_bytes > self.limits.header_bytes:
             raise _TooLarge
+        if self._at == "body":                # trailers are read and dropped
+            return
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         known = self._headers.get(key)
         self._headers[key] = text if known is None else joined(key, known, text)
@@ -108,8 +112,8 @@ class Http1(Connection):
     def on_headers_complete(self) -> None:
         self._at = "body"
         self.deadline = self.loop.time() + self.limits.body_seconds
-        length = self._headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.limits.body_bytes:
+        length = self._headers.get("content-length", "").lstrip("0")
+        if length.isdigit() and int(length[:LENGTH_DIGITS]) > self.limits.body_bytes:
             raise _TooLarge
         if "expect" in self._headers and not self._queue and self._task is None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -168,6 +172,8 @@ class Http1(Connection):
                 if self._reading_paused and len(self._queue) < PIPELINED:
                     self._reading_paused = False
                     self.transport.resume_reading()
+                if self._queue:               # one read may bring thousands: others have turns
+                    await asyncio.sleep(0)
         finally:
             self._task = None
         if self._deaf:

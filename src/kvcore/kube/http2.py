@@ -19,13 +19,14 @@ from kvcore.kube import frames, status
 from kvcore.kube.frames import Fatal, HeaderReader, Reset, frame, parse_headers
 from kvcore.kube.http2_answers import Answers, Stream
 from kvcore.kube.request import Answer, Request
-from kvcore.kube.wire import FOREVER, Hub
+from kvcore.kube.wire import FOREVER, LENGTH_DIGITS, Hub
 
 __all__ = ["Http2"]
 
 RECEIVE_WINDOW = 16 << 20        # of the connection; given back a MiB at a time
 GIVE_BACK = 1 << 20
 CONTROL_A_TICK = 5000            # frames that ask for work and carry none: more is an attack
+STREAMS_A_COST = 16              # streams that are looked at count as one such frame
 
 
 class Http2(Answers):
@@ -163,7 +164,7 @@ class Http2(Answers):
             text = stream.headers["content-length"]
             if not (text.isascii() and text.isdigit()):
                 raise Reset(id, frames.PROTOCOL_ERROR)
-            stream.length = int(text)
+            stream.length = int(text.lstrip("0")[:LENGTH_DIGITS] or "0")
         self._streams[id] = stream
         if flags & frames.END_STREAM:
             self._end(stream)
@@ -240,7 +241,9 @@ class Http2(Answers):
                 raise Fatal(frames.FRAME_SIZE_ERROR, "SETTINGS are acknowledged with a payload")
             return
         for name, value in frames.read_settings(payload):
+            self._cost()
             if name == frames.INITIAL_WINDOW_SIZE:
+                self._control += len(self._streams) // STREAMS_A_COST
                 for one in self._streams.values():
                     one.window += value - self._first_window
                     if one.window > frames.LARGEST_WINDOW:
@@ -273,11 +276,11 @@ class Http2(Answers):
             raise Fatal(frames.FRAME_SIZE_ERROR, "WINDOW_UPDATE of a strange length")
         more = int.from_bytes(payload, "big") & 0x7FFFFFFF
         if not id:
-            self._window += more
+            was, self._window = self._window, self._window + more
             if not more or self._window > frames.LARGEST_WINDOW:
                 raise Fatal(frames.FLOW_CONTROL_ERROR if more else frames.PROTOCOL_ERROR,
                             "a window grows by nothing or too much")
-            return self._room()
+            return self._room() if was <= 0 else None     # else nobody waits for it
         if id > self._last:
             raise Fatal(frames.PROTOCOL_ERROR, "WINDOW_UPDATE of no stream")
         stream = self._streams.get(id)

@@ -16,6 +16,7 @@ registry/core/serviceaccount/storage/token.go. May not know: HTTP, how tokens ar
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import orjson
@@ -33,7 +34,7 @@ from kvcore.kube.resources import Resource
 from kvcore.kube.schema import type_of_kind
 from kvcore.kube.status import ApiError, Cause
 from kvcore.kube.validation import check_fields, rules
-from kvcore.kube.validation.errors import forbidden, invalid, invalid_each, required
+from kvcore.kube.validation.errors import Enough, forbidden, invalid, invalid_each, required
 from kvcore.kube.validation.metadata import check_label_key
 
 __all__ = ["KINDS", "REVIEWS"]
@@ -169,7 +170,8 @@ def _check_access(obj: Object, spec: Object, kind: str, namespace: str) -> None:
         causes.append(_wrong("spec.user", '""', "at least one of user or group must be specified"))
     for name, check in SELECTORS.items():
         if (said := (resource or {}).get(name)) is not None:
-            _check_selector(causes, said, f"spec.resourceAttributes.{name}", check)
+            with suppress(Enough):
+                _check_selector(causes, said, f"spec.resourceAttributes.{name}", check)
     own = obj["metadata"].setdefault("namespace", namespace) if local else ""
     metadata = {k: v for k, v in obj["metadata"].items()
                 if v and k != "managedFields" and not (local and k == "namespace")}

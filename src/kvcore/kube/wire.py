@@ -30,6 +30,7 @@ __all__ = ["Connection", "Door", "Hub", "Limits"]
 
 FOREVER = float("inf")
 LINGER_SECONDS = 1.0             # what comes behind a refusal is read so long, and thrown away
+LENGTH_DIGITS = 20               # of a Content-Length: what has more is larger than any body
 STOP_STEP = 0.005                # seconds between looks at who is still busy
 GZIP_FROM = 128 * 1024           # upstream's; smaller answers cost more than they save
 GZIP_LEVEL = 1                   # upstream's too

@@ -14,6 +14,7 @@ kubernetes pkg/apis/*/validation, apimachinery api/validation. May not know: HTT
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from kvcore.kube import status
 from kvcore.kube.call import Call
@@ -29,7 +30,7 @@ from kvcore.kube.validation import (
     webhooks,
     workloads,
 )
-from kvcore.kube.validation.errors import Errors, Object
+from kvcore.kube.validation.errors import Enough, Errors, Object
 from kvcore.kube.validation.pods import check_pod, check_pod_update
 from kvcore.kube.validation.services import check_service
 
@@ -152,13 +153,14 @@ def validate_create(call: Call) -> None:
     errs: Errors = []
     obj, resource = call.object, call.resource
     check = KINDS.get(resource.kind)
-    if check is not None and resource.kind in METADATA_LAST:
-        check(errs, obj, None)
-        check = None
-    if not errs:
-        metadata.check_create(errs, obj["metadata"], resource.names, resource.namespaced)
-    if check is not None:
-        check(errs, obj, None)
+    with suppress(Enough):
+        if check is not None and resource.kind in METADATA_LAST:
+            check(errs, obj, None)
+            check = None
+        if not errs:
+            metadata.check_create(errs, obj["metadata"], resource.names, resource.namespaced)
+        if check is not None:
+            check(errs, obj, None)
     if errs:
         raise status.invalid(resource, obj["metadata"].get("name") or "", errs)
 
@@ -167,10 +169,11 @@ def validate_update(call: Call, old: Object) -> None:
     """The object against the one it replaces. Errors: 422 with every cause."""
     errs: Errors = []
     obj, resource = call.object, call.resource
-    metadata.check_update(errs, obj["metadata"], old["metadata"])
-    check = KINDS.get(resource.kind)
-    if check is not None:
-        check(errs, obj, old)
+    with suppress(Enough):
+        metadata.check_update(errs, obj["metadata"], old["metadata"])
+        check = KINDS.get(resource.kind)
+        if check is not None:
+            check(errs, obj, old)
     if errs:
         raise status.invalid(resource, obj["metadata"].get("name") or "", errs)
 
@@ -178,6 +181,7 @@ def validate_update(call: Call, old: Object) -> None:
 def validate_status(call: Call, old: Object) -> None:
     """An update of the status subresource. Errors: 422 with every cause."""
     errs: Errors = []
-    metadata.check_update(errs, call.object["metadata"], old["metadata"])
+    with suppress(Enough):
+        metadata.check_update(errs, call.object["metadata"], old["metadata"])
     if errs:
         raise status.invalid(call.resource, call.object["metadata"].get("name") or "", errs)

@@ -15,6 +15,7 @@ import orjson
 
 from kvcore.kube.validation.containers import COMPUTE, check_amount
 from kvcore.kube.validation.errors import (
+    WHOLE,
     Errors,
     Object,
     duplicate,
@@ -185,6 +186,8 @@ def check_quota(errs: Errors, obj: Object, old: Object | None = None) -> None:
         if name.startswith("count/") and quantity(amount).denominator != 1:
             invalid(errs, path, amount, "must be an integer")
     for scope in spec.get("scopes", ()):
+        if len(errs) >= WHOLE:                 # each shows all scopes
+            break
         if scope not in SCOPES:
             invalid(errs, "spec.scopes", spec["scopes"], "unsupported scope")
         elif not _counts(scope, spec.get("hard", {})):
@@ -210,7 +213,7 @@ def _check_scope_selector(errs: Errors, spec: Object, path: str) -> None:
             invalid(errs, f"{path}.scopeName", scope, "unsupported scope")
         else:
             for name in sorted(spec.get("hard", {})):
-                if name in COMPUTE and not _counts(scope, {name: ""}):
+                if len(errs) < WHOLE and name in COMPUTE and not _counts(scope, {name: ""}):
                     invalid(errs, path, shown, "unsupported scope applied to resource")
         if scope in SCOPES and scope not in VALUED and operator != "Exists":
             invalid(errs, f"{path}.operator", operator, ONLY_EXISTS)

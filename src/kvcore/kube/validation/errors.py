@@ -4,7 +4,8 @@
     invalid(errs, "spec.replicas", -1, "must be greater than or equal to 0")
         └─> Cause("spec.replicas", "FieldValueInvalid", "Invalid value: -1: must be greater ...")
 
-Every checking function of this package takes the list of causes first and appends to it.
+Every checking function of this package takes the list of causes first and appends to it, until
+there are as many as are told: then Enough ends the checks.
 Thread safety: values only. Source: apimachinery util/validation/field. May not know: kinds.
 """
 
@@ -17,8 +18,8 @@ import orjson
 
 from kvcore.kube.status import Cause
 
-__all__ = ["Errors", "Object", "duplicate", "forbidden", "invalid", "invalid_each", "not_found",
-           "not_supported", "required", "too_long", "too_many"]
+__all__ = ["Enough", "Errors", "Object", "duplicate", "forbidden", "invalid", "invalid_each",
+           "not_found", "not_supported", "required", "too_long", "too_many"]
 
 Errors = list[Cause]
 Object = dict[str, Any]
@@ -27,9 +28,15 @@ CAUSES_MAX = 10_000              # that are told; upstream has no end
 WHOLE, SHOWN_MAX = 10, 1024      # causes that show long values; characters of others
 
 
+class Enough(Exception):
+    """As many causes as are told: what is left need not be looked at. Whoever refuses with the list
+    ends there; whoever checks lets it pass."""
+
+
 def _add(errs: Errors, path: str, reason: str, text: str) -> None:
-    if len(errs) < CAUSES_MAX:
-        errs.append(Cause(path, reason, text))
+    if len(errs) >= CAUSES_MAX:
+        raise Enough
+    errs.append(Cause(path, reason, text))
 
 
 def said(value: Any) -> str:
@@ -48,11 +55,12 @@ def required(errs: Errors, path: str, detail: str = "") -> None:
 
 
 def invalid(errs: Errors, path: str, value: Any, detail: str) -> None:
-    if len(errs) < CAUSES_MAX:
-        text = said(value)
-        if len(errs) >= WHOLE and len(text) > SHOWN_MAX:
-            text = text[:SHOWN_MAX] + " ..."
-        errs.append(Cause(path, "FieldValueInvalid", _detailed(f"Invalid value: {text}", detail)))
+    if len(errs) >= CAUSES_MAX:
+        raise Enough
+    text = said(value)
+    if len(errs) >= WHOLE and len(text) > SHOWN_MAX:
+        text = text[:SHOWN_MAX] + " ..."
+    errs.append(Cause(path, "FieldValueInvalid", _detailed(f"Invalid value: {text}", detail)))
 
 
 def invalid_each(errs: Errors, path: str, value: Any, details: Iterable[str]) -> None:

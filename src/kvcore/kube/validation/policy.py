@@ -333,9 +333,11 @@ def check_signing_request(errs: Errors, obj: Object, old: Object | None = None) 
     for i, usage in enumerate(usages):
         if usage not in USAGES:
             not_supported(errs, f"spec.usages[{i}]", usage, USAGES)
+    known: set[str] = set()
     for i, usage in enumerate(usages):
-        if usage in usages[:i]:
+        if usage in known:
             duplicate(errs, f"spec.usages[{i}]", usage)
+        known.add(usage)
     signer = spec.get("signerName", "")
     if not signer:
         required(errs, "spec.signerName")

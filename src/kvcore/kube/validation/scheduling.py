@@ -160,6 +160,7 @@ UNSATISFIABLE = ("DoNotSchedule", "ScheduleAnyway")
 def check_topology(errs: Errors, constraints: list[Object], path: str) -> None:
     """topologySpreadConstraints."""
     pairs = [(c.get("topologyKey", ""), c.get("whenUnsatisfiable", "")) for c in constraints]
+    last = {pair: i for i, pair in enumerate(pairs)}
     for i, constraint in enumerate(constraints):
         here, skew = f"{path}[{i}]", constraint.get("maxSkew", 0)
         key, when = pairs[i]
@@ -171,7 +172,7 @@ def check_topology(errs: Errors, constraints: list[Object], path: str) -> None:
             check_label_key(errs, key, f"{here}.topologyKey")
         if when not in UNSATISFIABLE:
             not_supported(errs, f"{here}.whenUnsatisfiable", when, UNSATISFIABLE)
-        if (key, when) in pairs[i + 1:]:
+        if last[key, when] > i:
             duplicate(errs, f"{here}.{{topologyKey, whenUnsatisfiable}}", f"{{{key}, {when}}}")
         domains = constraint.get("minDomains")
         if domains is not None and domains <= 0:

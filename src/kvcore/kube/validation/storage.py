@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from kvcore.kube.validation.errors import (
     Errors,
     Object,
@@ -203,18 +205,23 @@ def check_attributes_class(errs: Errors, obj: Object, old: Object | None = None)
 
 
 def _topologies(errs: Errors, terms: Any, path: str) -> None:
+    before: set[bytes] = set()
     for i, term in enumerate(terms):
-        if term in terms[:i]:
+        text = orjson.dumps(term, option=orjson.OPT_SORT_KEYS)
+        if text in before:
             duplicate(errs, f"{path}[{i}].matchLabelExpressions", "")
+        before.add(text)
         keys: set[str] = set()
         for j, rule in enumerate(term.get("matchLabelExpressions", ())):
             here = f"{path}[{i}].matchLabelExpressions[{j}]"
             values, key = rule.get("values") or (), rule.get("key", "")
             if not values:
                 required(errs, f"{here}.values")
+            known: set[str] = set()
             for k, value in enumerate(values):
-                if value in values[:k]:
+                if value in known:
                     duplicate(errs, f"{here}.values[{k}]", value)
+                known.add(value)
             invalid_each(errs, f"{here}.key", key, label_key(key))
             if key in keys:
                 duplicate(errs, f"{here}.key", key)
