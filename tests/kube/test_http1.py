@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import threading
+import weakref
+from typing import Any
 
 import pytest
 from kube_wires import H2, PATIENCE, Events, Flood, Wire, answer_of, at_end, echo, get, pki
@@ -366,3 +369,28 @@ def test_what_does_not_end_is_aborted_after_the_grace() -> None:
             pass
     assert at_end(sock)
     sock.close()
+
+
+@pytest.mark.parametrize("protocol", ["http/1.1", "h2"])
+def test_a_closed_connection_is_freed_at_once(protocol: str) -> None:
+    """Not when the collector comes round: it keeps TLS's buffers, some 300 KiB."""
+    held: list[weakref.ref[Any]] = []
+    gone = threading.Event()
+    with Wire() as wire:
+        forget = wire.hub.forget
+
+        def forgotten(connection: Any) -> None:
+            forget(connection)
+            held.append(weakref.ref(connection, lambda _: gone.set()))
+        wire.hub.forget = forgotten              # type: ignore[method-assign]
+        gc.disable()
+        try:
+            with wire.connect(protocol) as sock:
+                if protocol == "h2":
+                    client = H2(sock)
+                    client.answer(client.ask("/x"))
+                else:
+                    get(sock)
+            assert gone.wait(PATIENCE)
+        finally:
+            gc.enable()

@@ -227,6 +227,7 @@ class Http1(Connection):
     def left(self) -> None:
         self._queue.clear()
         self._deaf = True
+        del self._parser                      # a cycle: TLS's buffers would wait for the collector
         if self._task is not None:
             self._task.cancel()
 

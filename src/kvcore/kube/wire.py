@@ -76,9 +76,12 @@ class Hub:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self.limits.tick_seconds)
-            now = loop.time()
-            for connection in tuple(self.connections):
-                connection.tick(now)
+            self._tick(loop.time())
+
+    def _tick(self, now: float) -> None:
+        """By itself, so that nobody keeps hold of the last connection."""
+        for connection in tuple(self.connections):
+            connection.tick(now)
 
     def forget(self, connection: Connection) -> None:
         self.connections.discard(connection)
