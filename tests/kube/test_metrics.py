@@ -152,3 +152,13 @@ def test_labels_are_as_many_as_names() -> None:
         else:
             family.observe(values, 0.1)
         assert parse("\n".join(family.lines()))
+
+
+def test_an_observer_counts_as_observe_does() -> None:
+    one, other = (Histogram("x", "X.", ("a",), (0.1, 1.0)) for _ in range(2))
+    observe = other.observer(("v",))
+    assert other.counts == {}                # label values appear with their first seconds
+    for seconds in (0.05, 0.1, 0.5, 2.0, 0.5):
+        one.observe(("v",), seconds)
+        observe(seconds)
+        assert one.counts == other.counts
